@@ -1,0 +1,102 @@
+"""A segmentation model: raw pixels in, class logits of the same size out."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from visionapps.backbones.base import Backbone
+from visionapps.structures import InputSpec, Level
+
+
+class Decoder(nn.Module):
+    """Turns a pyramid into class logits.
+
+    Attributes:
+        stride: input pixels per logit pixel; Segmentor upsamples bilinearly by this factor (1: nothing to do).
+    """
+
+    stride: int
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        """
+        Args:
+            features: one (B, channels, H / stride_l, W / stride_l) map per level of the backbone, finest first.
+
+        Returns:
+            (B, K, H / stride, W / stride) logits.
+        """
+        raise NotImplementedError
+
+
+class Normalize(nn.Module):
+    """Raw pixel values of any dtype to what the network expects: (v / scale - mean) / std, per band."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        # In raw units, so that one subtraction and one multiplication remain per pixel.
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1) * spec.scale, persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1) * spec.scale, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) raw, any dtype, to (B, C, H, W) float normalised."""
+        return (image.to(self.mean.dtype) - self.mean) / self.std
+
+
+class Segmentor(nn.Module):
+    """Backbone and decoder behind one door: normalises, pads to the backbone's stride, and crops back.
+
+    Attributes:
+        spec: what the model eats.
+        num_classes: K.
+        recipe: how to build the same model again, as plain data; set by the functions in visionapps.models.
+    """
+
+    def __init__(self, backbone: Backbone, decoder: Decoder, num_classes: int) -> None:
+        super().__init__()
+        self.normalize = Normalize(backbone.spec)
+        self.backbone = backbone
+        self.decoder = decoder
+        self.num_classes = num_classes
+        self.recipe: dict[str, Any] | None = None
+
+    @property
+    def spec(self) -> InputSpec:
+        return self.backbone.spec
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        return self.backbone.levels
+
+    def load_pretrained(self) -> None:
+        """Load the backbone's named weights; see Backbone.load_pretrained."""
+        self.backbone.load_pretrained()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """
+        Args:
+            image: (B, C, H, W) raw values of any dtype, any H and W >= 1.
+
+        Returns:
+            (B, K, H, W) float logits.
+        """
+        height, width = image.shape[-2:]
+        multiple = self.backbone.levels[-1].stride
+        padded = pad_to_multiple(self.normalize(image), multiple)
+        logits = self.decoder(self.backbone(padded))
+        if self.decoder.stride > 1:
+            logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
+        return logits[..., :height, :width]
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column until H and W are multiples: (B, C, H, W) to (B, C, H', W')."""
+    height, width = image.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    if not bottom and not right:
+        return image
+    return F.pad(image, (0, right, 0, bottom), mode="replicate")
