@@ -1,4 +1,4 @@
-"""The values that every part agrees on: what a model eats, what its numbers mean, where a picture lies on the ground."""
+"""The values that every part agrees on: what a model eats, what labels mean, where pixels lie on the ground."""
 
 import colorsys
 from collections.abc import Mapping, Sequence

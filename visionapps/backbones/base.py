@@ -34,5 +34,3 @@ class Backbone(nn.Module):
         Raises:
             WeightsError: the weights cannot be found, or do not fit.
         """
-
-

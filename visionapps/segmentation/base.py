@@ -87,7 +87,7 @@ class Segmentor(nn.Module):
         height, width = image.shape[-2:]
         multiple = self.backbone.levels[-1].stride
         padded = pad_to_multiple(self.normalize(image), multiple)
-        logits = self.decoder(self.backbone(padded))
+        logits: Tensor = self.decoder(self.backbone(padded))
         if self.decoder.stride > 1:
             logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
         return logits[..., :height, :width]

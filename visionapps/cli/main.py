@@ -1,0 +1,65 @@
+"""The command line: a table of verbs, each imported only when it is called, so that --help answers in a blink."""
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from visionapps import __version__
+from visionapps.errors import VisionAppsError
+
+VERBS = {
+    "demo": "the whole road in a few minutes on generated data: train, map, evaluate, submit",
+    "check": "examine a dataset and a config before any training, and report everything at once",
+    "fit": "train a model from one YAML file",
+    "export": "turn a checkpoint into a bundle: YAML, safetensors and a card",
+    "predict": "draw index masks, overlays or georeferenced maps of photos, folders and rasters",
+    "evaluate": "per-class Dice, IoU and accuracy of a bundle or of predicted masks",
+    "submit": "write a run-length CSV for Kaggle, or verify one",
+    "models": "list the models and backbones that can be built",
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The top-level parser: it knows the verbs by name and imports none of them."""
+    width = max(map(len, VERBS))
+    parser = argparse.ArgumentParser(
+        prog="visionapps",
+        description="Detection and segmentation on aerial imagery.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="verbs:\n"
+        + "\n".join(f"  {name:<{width}}  {text}" for name, text in VERBS.items())
+        + "\n\nvisionapps VERB --help shows the options of a verb.",
+    )
+    parser.add_argument("--version", action="version", version=f"visionapps {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error arose (for reports)")
+    parser.add_argument("verb", choices=VERBS, metavar="VERB", help="what to do; see the list below")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb. Returns the exit code: 0 done, 1 a user's error, 2 wrong arguments, 130 interrupted."""
+    args = build_parser().parse_args(argv)
+    verb = importlib.import_module(f"visionapps.cli.{args.verb}")
+    parser = argparse.ArgumentParser(prog=f"visionapps {args.verb}", description=verb.__doc__)
+    verb.configure(parser)
+    options = parser.parse_args(args.rest)
+    try:
+        return int(verb.run(options))
+    except VisionAppsError as error:
+        if args.traceback:
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
