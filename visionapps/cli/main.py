@@ -43,9 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb. Returns the exit code: 0 done, 1 a user's error, 2 wrong arguments, 130 interrupted."""
     args = build_parser().parse_args(argv)
     verb = importlib.import_module(f"visionapps.cli.{args.verb}")
-    parser = argparse.ArgumentParser(prog=f"visionapps {args.verb}", description=verb.__doc__)
+    parser = argparse.ArgumentParser(prog=f"visionapps {args.verb}", description=verb.__doc__, allow_abbrev=False)
     verb.configure(parser)
-    options = parser.parse_args(args.rest)
+    options, unknown = parser.parse_known_args(args.rest)
+    if hasattr(options, "settings"):  # a verb whose other options are keys of its YAML file
+        options.settings = unknown
+    elif unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         return int(verb.run(options))
     except VisionAppsError as error:

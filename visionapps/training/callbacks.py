@@ -1,0 +1,71 @@
+"""What may happen around the steps of a run: freezing, and knowing where the time goes."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from visionapps.errors import ConfigError
+
+
+class FreezeBackbone(Callback):
+    """Keep the backbone as it was pretrained for the first epochs, then train all of it.
+
+    Its batch-normalisation statistics stand still as well while it is frozen.
+
+    Args:
+        epochs: how many epochs to freeze for; -1: for the whole run.
+    """
+
+    def __init__(self, epochs: int = 1) -> None:
+        if epochs < -1:
+            raise ConfigError(f"FreezeBackbone: epochs is a number of epochs, or -1 for all, not {epochs}")
+        self.epochs = epochs
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        frozen = self.epochs == -1 or trainer.current_epoch < self.epochs
+        backbone: nn.Module = pl_module.model.backbone  # type: ignore[union-attr,assignment]
+        backbone.requires_grad_(not frozen)
+        backbone.train(not frozen)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Validation in the middle of an epoch sets the whole model back to training mode.
+        if not trainer.sanity_checking:
+            self.on_train_epoch_start(trainer, pl_module)
+
+
+class WaitingForData(Callback):
+    """Log the share of training time spent waiting for batches as ``time/data_wait``, once per epoch.
+
+    Above a few percent, more workers or a faster disk make training faster.
+    """
+
+    def __init__(self) -> None:
+        self._waited = 0.0
+        self._started = 0.0
+        self._last = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._waited = 0.0
+        self._started = self._last = time.perf_counter()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self._waited += time.perf_counter() - self._last
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._last = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        spent = time.perf_counter() - self._validated
+        self._started += spent
+        self._last += spent
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        total = time.perf_counter() - self._started
+        pl_module.log("time/data_wait", self._waited / total if total > 0 else 0.0)

@@ -1,0 +1,118 @@
+"""The data side of a segmentation run: examined photos, random crops to train on, tiles to validate on."""
+
+import os
+from dataclasses import dataclass
+
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader
+
+from visionapps.data.crops import EpochIndices, EvalTiles, RandomCrops, Sample, collate
+from visionapps.data.dataset import Dataset
+from visionapps.data.doctor import Examination, examine
+from visionapps.data.transforms import Augment
+from visionapps.errors import ConfigError
+from visionapps.structures import LabelSpace
+
+
+@dataclass(frozen=True)
+class Crops:
+    """How training crops are drawn.
+
+    Args:
+        size: height and width in pixels.
+        per_epoch: crops that make one epoch; None: as many as cover the area of the training photos once.
+        balance: share of the crops in [0, 1] that are drawn around a class chosen evenly among all, so that rare
+            classes are seen; the others are drawn evenly over the area.
+        scale: range of a random factor on the ground resolution, (1, 1) for none.
+    """
+
+    size: int = 512
+    per_epoch: int | None = None
+    balance: float = 0.5
+    scale: tuple[float, float] = (1.0, 1.0)
+
+
+class SegmentationData(LightningDataModule):
+    """Photos and masks of one folder pair, divided into training and validation.
+
+    Args:
+        dataset: where the photos and masks are, what the masks mean, and how to divide them.
+        crops: how training crops are drawn.
+        batch_size: crops in a batch of one process.
+        augment: random changes of a crop; visionapps.data.transforms.aerial is a good start.
+        val_tile: validation runs on tiles of this size in pixels; None: the crop size.
+        workers: processes that prepare batches; None: one less than the cores, at most 8.
+        seed: fixes which crops are drawn, whatever the number of workers.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        crops: Crops,
+        batch_size: int,
+        augment: Augment | None = None,
+        val_tile: int | None = None,
+        workers: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"data: batch_size {batch_size} must be at least 1")
+        self.dataset = dataset
+        self.crops = crops
+        self.batch_size = batch_size
+        self.augment = augment
+        self.val_tile = val_tile or crops.size
+        self.workers = min(8, max(0, (os.cpu_count() or 1) - 1)) if workers is None else workers
+        self.seed = seed
+        self.examination: Examination | None = None
+
+    @property
+    def labels(self) -> LabelSpace:
+        """The classes that the masks are mapped to; known after setup."""
+        return self._examined().coding.labels
+
+    def setup(self, stage: str) -> None:
+        """Examine the photos (decoding each once, ever) and refuse to go on with bad ones."""
+        if self.examination is None:
+            self.examination = examine(self.dataset, progress=True)
+            self.examination.raise_on_errors()
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        crops = self.crops
+        photos = self._examined().train
+        area = sum(photo.size[0] * photo.size[1] for photo in photos)
+        length = crops.per_epoch or max(1, round(area / crops.size**2))
+        drawn = RandomCrops(
+            photos,
+            size=crops.size,
+            length=length,
+            augment=self.augment,
+            seed=self.seed,
+            balance=crops.balance,
+            scale=crops.scale,
+        )
+        return self._loader(drawn, EpochIndices(length, self.seed), drop_last=length >= self.batch_size)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        tiles = EvalTiles(self._examined().val, size=self.val_tile, overlap=self.val_tile // 8)
+        return self._loader(tiles, None, drop_last=False)
+
+    def _loader(
+        self, items: RandomCrops | EvalTiles, order: EpochIndices | None, *, drop_last: bool
+    ) -> DataLoader[Sample]:
+        return DataLoader(
+            items,
+            batch_size=self.batch_size,
+            sampler=order,
+            num_workers=self.workers,
+            collate_fn=collate,
+            drop_last=drop_last,
+            persistent_workers=self.workers > 0,
+        )
+
+    def _examined(self) -> Examination:
+        if self.examination is None:
+            raise ConfigError("data: call setup('fit') before asking for labels or loaders")
+        return self.examination

@@ -1,0 +1,131 @@
+"""Pictures of a run: learning curves, the confusion matrix, photos with their truth and prediction."""
+
+import csv
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from visionapps.structures import LabelSpace
+
+
+def draw_curves(log: Path, picture: Path) -> None:
+    """Draw loss, validation scores and learning rate over the epochs.
+
+    Args:
+        log: metrics.csv of Lightning's CSVLogger.
+        picture: PNG to write.
+    """
+    plt = _pyplot()
+    series = _read_series(log)
+    panels = (
+        ("loss", [n for n in ("train/loss", "val/loss") if n in series]),
+        ("validation", [n for n in ("val/dice", "val/iou", "val/accuracy") if n in series]),
+        ("Dice per class", sorted(n for n in series if n.startswith("val/dice/"))),
+        ("learning rate", sorted(n for n in series if n.startswith("lr-"))),
+    )
+    figure, axes = plt.subplots(2, 2, figsize=(12, 7), layout="constrained")
+    for axis, (title, names) in zip(axes.flat, panels, strict=True):
+        for name in names:
+            epochs, values = zip(*series[name], strict=True)
+            axis.plot(epochs, values, marker=".", label=name.removeprefix("val/dice/"))
+        axis.set(title=title, xlabel="epoch")
+        axis.grid(alpha=0.3)
+        if 1 <= len(names) <= 12:
+            axis.legend(fontsize=8)
+    figure.savefig(picture, dpi=100)
+    plt.close(figure)
+
+
+def draw_confusion(matrix: np.ndarray, names: tuple[str, ...], picture: Path) -> None:
+    """Draw a confusion matrix, rows normalised to the true pixels of each class.
+
+    Args:
+        matrix: (K, K) pixel counts, truth by row, prediction by column.
+        names: K class names.
+        picture: PNG to write.
+    """
+    plt = _pyplot()
+    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    size = 3.5 + 0.55 * len(names)
+    figure, axis = plt.subplots(figsize=(size + 1, size), layout="constrained")
+    shown = axis.imshow(share, vmin=0, vmax=1, cmap="Blues")
+    axis.set(xlabel="predicted", ylabel="true", xticks=range(len(names)), yticks=range(len(names)))
+    axis.set_xticklabels(names, rotation=45, ha="right")
+    axis.set_yticklabels(names)
+    for (row, col), value in np.ndenumerate(share):
+        if value >= 0.005 or row == col:
+            axis.text(col, row, f"{value:.2f}", ha="center", va="center", color="w" if value > 0.5 else "k", fontsize=8)
+    figure.colorbar(shown, label="share of the true pixels")
+    figure.savefig(picture, dpi=100)
+    plt.close(figure)
+
+
+def draw_panel(image: np.ndarray, maps: dict[str, np.ndarray], labels: LabelSpace, picture: Path, title: str) -> None:
+    """Draw a photo and label maps side by side, with a legend of the classes that occur.
+
+    Args:
+        image: (H, W, C) raw pixels; the first three bands are shown (one band: grey), stretched when not 8 bit.
+        maps: title to (H, W) uint8 labels; ignored pixels stay dark.
+        labels: gives the colours.
+        picture: JPEG or PNG to write.
+        title: line above the panel.
+    """
+    step = max(1, -(-max(image.shape[:2]) // 640))  # about 640 px a side is enough to judge by eye
+    photo = _displayable(image[::step, ::step])
+    tiles = [Image.fromarray(photo)] + [Image.fromarray(colorize(m[::step, ::step], labels)) for m in maps.values()]
+    present = np.unique(np.stack([m[::step, ::step] for m in maps.values()]))
+    present = present[present < len(labels)]
+    height, width = photo.shape[:2]
+    font, line, gap = ImageFont.load_default(14), 20, 6
+    per_row = max(1, (len(tiles) * (width + gap)) // 160)
+    rows = -(-len(present) // per_row)
+    sheet = Image.new("RGB", (len(tiles) * (width + gap), height + 2 * line + rows * line + gap), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((4, 2), title, "black", font)
+    for i, (name, tile) in enumerate(zip(("photo", *maps), tiles, strict=True)):
+        draw.text((i * (width + gap) + 4, line), name, "black", font)
+        sheet.paste(tile, (i * (width + gap), 2 * line))
+    for i, label in enumerate(present):
+        x, y = (i % per_row) * 160 + 4, height + 2 * line + (i // per_row) * line + gap
+        draw.rectangle((x, y, x + 14, y + 14), labels.colors[label], "black")
+        draw.text((x + 20, y - 1), labels.names[label][:18], "black", font)
+    sheet.save(picture, quality=90)
+
+
+def colorize(labels_map: np.ndarray, labels: LabelSpace) -> np.ndarray:
+    """(H, W) labels to (H, W, 3) uint8 class colours; labels outside the classes become black."""
+    table = np.zeros((256, 3), np.uint8)
+    table[: len(labels)] = labels.colors
+    return table[labels_map]
+
+
+def _displayable(image: np.ndarray) -> np.ndarray:
+    bands = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
+    if bands.dtype == np.uint8:
+        return np.ascontiguousarray(bands)
+    low, high = np.nanpercentile(bands, (2, 98))
+    stretched = np.clip((bands.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
+    return np.nan_to_num(stretched * 255).astype(np.uint8)
+
+
+def _read_series(log: Path) -> dict[str, list[tuple[float, float]]]:
+    series: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    with log.open(newline="") as file:
+        for row in csv.DictReader(file):
+            epoch = row.pop("epoch", "")
+            row.pop("step", None)
+            for name, value in row.items():
+                if epoch and value and value != "nan":
+                    series[name].append((float(epoch), float(value)))
+    return series
+
+
+def _pyplot():  # type: ignore[no-untyped-def]
+    import matplotlib as mpl
+
+    mpl.use("Agg")  # no display is needed
+    from matplotlib import pyplot
+
+    return pyplot

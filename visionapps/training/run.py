@@ -1,0 +1,153 @@
+"""One run: a YAML file in, a folder with checkpoints, logs and pictures out."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.cli import LightningCLI
+
+from visionapps.data.store import Photo
+from visionapps.errors import ConfigError, VisionAppsError, WeightsError
+from visionapps.runtime import cpu_has_bf16, keep_freed_memory
+from visionapps.training.callbacks import WaitingForData
+from visionapps.training.data import SegmentationData
+from visionapps.training.segmentation import SCORE
+
+LAST, BEST = "last.ckpt", "best.ckpt"
+
+
+class _Run(LightningCLI):
+    """LightningCLI that stops after building, and whose errors are ours."""
+
+    def __init__(self, args: list[str], defaults: dict[str, Any]) -> None:
+        super().__init__(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=args,
+            run=False,
+            trainer_defaults=defaults,
+            seed_everything_default=0,
+            save_config_callback=None,
+            parser_kwargs={"exit_on_error": False, "description": "One run of visionapps fit."},
+        )
+
+    def before_instantiate_classes(self) -> None:
+        keep_freed_memory()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a run leaves for those who look at it."""
+
+    checkpoint: Path  # the best one by validation mean Dice
+    val: tuple[Photo, ...]  # the photos it was validated on
+    seconds: float  # of training, validation included
+
+
+def build(config: Path, out: Path, overrides: list[str]) -> tuple[Trainer, LightningModule, LightningDataModule, str]:
+    """Build all parts of a run without starting it.
+
+    Args:
+        config: the run's YAML file.
+        out: the run's folder; checkpoints and logs go there.
+        overrides: settings that replace those of the file, as ``--trainer.max_epochs`` ``5``.
+
+    Returns:
+        Trainer, task, data and the complete config as YAML.
+
+    Raises:
+        ConfigError: a key is misspelt, a value is of the wrong type, or parts cannot work together.
+    """
+    if not config.is_file():
+        raise ConfigError(f"{config}: no such file; give the run's YAML file, for example configs/landcover/demo.yaml")
+    try:
+        run = _Run(["--config", str(config), *overrides], _trainer_defaults(out))
+    except VisionAppsError:
+        raise
+    except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
+        raise ConfigError(f"{config}: {_first_cause(error)}") from error
+    text = run.parser.dump(run.config, skip_none=False)
+    return run.trainer, run.model, run.datamodule, text
+
+
+def fit(config: Path, out: Path, overrides: list[str], *, resume: bool = False) -> Finished:
+    """Train until the config's end; leave checkpoints, logs and the complete ``config.yaml`` in ``out``.
+
+    Args:
+        config: the run's YAML file.
+        out: the run's folder.
+        overrides: settings that replace those of the file.
+        resume: go on from ``out/checkpoints/last.ckpt``.
+
+    Raises:
+        ConfigError: the run cannot be built.
+        WeightsError: there is no checkpoint to resume from, or it does not fit.
+    """
+    checkpoints = out / "checkpoints"
+    if resume and not (checkpoints / LAST).is_file():
+        raise WeightsError(f"{checkpoints / LAST}: no checkpoint to resume from; leave --resume out to start anew")
+    trainer, task, data, text = build(config, out, overrides)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(text)
+    began = time.perf_counter()
+    try:
+        trainer.fit(task, data, ckpt_path=str(checkpoints / LAST) if resume else None)
+    except RuntimeError as error:
+        if resume and "state_dict" in str(error):
+            raise WeightsError(
+                f"{checkpoints / LAST}: does not fit the model of {config}: {_first_cause(error)}; "
+                "resume with the config that it was trained with"
+            ) from error
+        raise
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    photos = data.examination.val if isinstance(data, SegmentationData) and data.examination else ()
+    return Finished(checkpoints / BEST, photos, time.perf_counter() - began)
+
+
+def _trainer_defaults(out: Path) -> dict[str, Any]:
+    checkpoint = ModelCheckpoint(
+        dirpath=out / "checkpoints",
+        filename="best",
+        monitor=SCORE,
+        mode="max",
+        save_last=True,
+        enable_version_counter=False,
+    )
+    callbacks: list[Callback] = [checkpoint, WaitingForData(), LearningRateMonitor(logging_interval="epoch")]
+    loggers = [
+        {
+            "class_path": "lightning.pytorch.loggers.CSVLogger",
+            "init_args": {"save_dir": str(out), "name": "", "version": "logs"},
+        },
+        {
+            "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
+            "init_args": {"save_dir": str(out), "name": "", "version": "tensorboard", "default_hp_metric": False},
+        },
+    ]
+    return {
+        "callbacks": callbacks,
+        "logger": loggers,
+        "default_root_dir": str(out),
+        "precision": _best_precision(),
+        "num_sanity_val_steps": 0,
+    }
+
+
+def _best_precision() -> str:
+    """bf16 where the processor multiplies it in hardware: half the time or less, the same exponent range as fp32."""
+    has_bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
+    return "bf16-mixed" if has_bf16 else "32-true"
+
+
+def _first_cause(error: BaseException) -> str:
+    """The last line of a nested parser message holds the reason."""
+    lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines) if len(lines) <= 3 else f"{lines[0]} ... {lines[-1]}"
