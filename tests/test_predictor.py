@@ -1,0 +1,256 @@
+"""Tiled prediction against the model applied to the whole image at once."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from visionapps.backbones.base import Backbone
+from visionapps.errors import ConfigError, DataError
+from visionapps.inference.merge import StripMerger, ramp
+from visionapps.inference.plan import plan
+from visionapps.inference.predictor import Predictor, neutral_values
+from visionapps.inference.rows import mirrored, tile_rows
+from visionapps.inference.sources import ArraySource
+from visionapps.segmentation.base import Decoder, Segmentor
+from visionapps.structures import InputSpec, Level
+from visionapps.windows import Window
+
+CLASSES = 4
+
+
+class Same(Backbone):
+    """The image itself as the only level."""
+
+    def __init__(self, stride: int = 1) -> None:
+        super().__init__()
+        self.spec = InputSpec()
+        self.levels = (Level(stride, 3),)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return (image,)
+
+
+class Head(Decoder):
+    """Convolutions without stride; kernel 1 makes the model pixelwise."""
+
+    stride = 1
+
+    def __init__(self, kernel: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, kernel, padding=kernel // 2), nn.ReLU(), nn.Conv2d(8, CLASSES, kernel, padding=kernel // 2)
+        )
+
+    def forward(self, features: tuple[Tensor, ...]) -> Tensor:
+        logits: Tensor = self.layers(features[0])
+        return logits
+
+
+def model_of(kernel: int, stride: int = 1) -> Segmentor:
+    torch.manual_seed(3)
+    return Segmentor(Same(stride), Head(kernel), CLASSES).eval()
+
+
+def image_of(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(5).integers(0, 256, (3, height, width), dtype=np.uint8)
+
+
+def whole(predictor: Predictor, source: Any) -> np.ndarray:
+    """All bands put together, after checking that they tile the raster from top to bottom."""
+    labels = np.full(source.shape, 254, np.uint8)
+    row = 0
+    for window, band in predictor.segment(source):
+        assert (window.row, window.col, window.width) == (row, 0, source.shape[1])
+        assert band.shape == (window.height, window.width)
+        assert band.dtype == np.uint8
+        labels[window.slices] = band
+        row = window.row_end
+    assert row == source.shape[0]
+    return labels
+
+
+@torch.inference_mode()
+def at_once(model: Segmentor, image: np.ndarray) -> np.ndarray:
+    return np.asarray(model(torch.from_numpy(image)[None])[0].numpy().argmax(0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    length=st.integers(1, 500), tile=st.integers(1, 12).map(lambda n: n * 8), share=st.floats(0, 0.5), data=st.data()
+)
+def test_the_weights_of_all_tiles_sum_to_one_at_every_pixel(length: int, tile: int, share: float, data: Any) -> None:
+    axis = plan((length, 1), tile=tile, overlap=int(tile * share), multiple=8).rows
+    total = np.zeros(axis.padded)
+    rise = ramp(axis.overlap).numpy()
+    for index, start in enumerate(axis.starts):
+        weights = np.ones(axis.tile)
+        if axis.overlap and index > 0:
+            weights[: axis.overlap] *= rise
+        if axis.overlap and index < len(axis.starts) - 1:
+            weights[-axis.overlap :] *= 1 - rise
+        total[start : start + axis.tile] += weights
+    np.testing.assert_allclose(total, 1, atol=1e-6)
+    finished = [axis.finished(i) for i in range(len(axis.starts))]
+    assert finished[0][0] == 0
+    assert finished[-1][1] == length
+    assert all(a[1] == b[0] for a, b in itertools.pairwise(finished))
+
+
+@pytest.mark.parametrize("shape", [(150, 130), (40, 300), (300, 40), (7, 5), (1, 1), (96, 96), (97, 65)])
+@pytest.mark.parametrize("overlap", [0, 7, 16, 32])
+def test_a_pixelwise_model_gives_the_labels_of_the_whole_image(shape: tuple[int, int], overlap: int) -> None:
+    model, image = model_of(kernel=1, stride=8), image_of(*shape)
+    predictor = Predictor(model, tile=64, overlap=overlap, device="cpu", batch=3)
+    assert np.array_equal(whole(predictor, ArraySource(image)), at_once(model, image))
+
+
+def test_blending_equals_the_weighted_sum_over_the_whole_raster() -> None:
+    """Against an accumulator of the raster's size with an outer product of ramps, in double precision."""
+    layout = plan((150, 170), tile=64, overlap=24, multiple=8)
+    generator = torch.Generator().manual_seed(1)
+    tiles = {
+        (r, c): torch.randn(CLASSES, 64, 64, generator=generator)
+        for r in layout.rows.starts
+        for c in layout.cols.starts
+    }
+    total = np.zeros((CLASSES, layout.rows.padded, layout.cols.padded))
+    for (r, c), logits in tiles.items():
+        weights = []
+        for start, axis in ((r, layout.rows), (c, layout.cols)):
+            weight = np.ones(64)
+            if start > 0:
+                weight[:24] = (np.arange(24) + 0.5) / 24
+            if start < axis.starts[-1]:
+                weight[-24:] = 1 - (np.arange(24) + 0.5) / 24
+            weights.append(weight)
+        total[:, r : r + 64, c : c + 64] += logits.numpy() * np.outer(*weights)
+    merger = StripMerger(layout, CLASSES)
+    rows = []
+    for r in layout.rows.starts:
+        for c in layout.cols.starts:
+            merger.add(tiles[r, c].clone())
+        rows.append(merger.finished_rows().numpy().copy())
+    assert np.array_equal(np.concatenate(rows), total.argmax(0)[:150, :170])
+
+
+def test_a_convolutional_model_agrees_with_the_whole_image_where_tiles_see_enough() -> None:
+    model, image = model_of(kernel=5), image_of(200, 180)
+    expected = at_once(model, image)
+    labels = whole(Predictor(model, tile=64, overlap=32, device="cpu"), ArraySource(image))
+    inner = (slice(8, -8), slice(8, -8))  # at its rim the whole image is padded by zeros, a tile by reflection
+    assert (labels == expected)[inner].mean() > 0.97
+    apart = whole(Predictor(model, tile=64, overlap=0, device="cpu"), ArraySource(image))
+    assert (labels == expected)[inner].mean() > (apart == expected)[inner].mean(), "blending must pay"
+
+
+def test_the_batch_size_changes_nothing() -> None:
+    model, source = model_of(kernel=3), ArraySource(image_of(150, 260))
+    one, many = (whole(Predictor(model, tile=64, overlap=16, device="cpu", batch=b), source) for b in (1, 7))
+    assert np.array_equal(one, many)
+
+
+def test_pixels_without_data_are_255_and_do_not_disturb_their_neighbours() -> None:
+    model, image = model_of(kernel=3), image_of(90, 200).astype(np.float32)
+    valid = np.ones((90, 200), bool)
+    valid[:, 100:] = False
+    valid[10:20, 10:20] = False
+    broken = np.where(valid, image, np.nan)
+    labels = whole(Predictor(model, tile=32, overlap=8, device="cpu"), ArraySource(broken))
+    assert np.array_equal(labels == 255, ~valid)
+    # What the holes hold must not matter: garbage there gives the same map.
+    garbage = np.where(valid, image, 1e9)
+    again = whole(Predictor(model, tile=32, overlap=8, device="cpu"), ArraySource(garbage, valid=valid))
+    assert np.array_equal(labels, again)
+
+
+def test_tiles_without_a_valid_pixel_are_never_computed() -> None:
+    model = model_of(kernel=1)
+    seen = []
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(len(inputs[0])))
+    valid = np.zeros((64, 640), bool)
+    valid[:, 300:310] = True
+    whole(Predictor(model, tile=64, overlap=0, device="cpu", batch=4), ArraySource(image_of(64, 640), valid=valid))
+    assert seen == [1], "one of ten tiles has data"
+
+
+def test_a_source_without_any_valid_pixel_is_an_error() -> None:
+    source = ArraySource(image_of(40, 50), valid=np.zeros((40, 50), bool), name="empty.tif")
+    with pytest.raises(DataError, match=r"empty.tif: no valid pixel"):
+        whole(Predictor(model_of(kernel=1), tile=32, device="cpu"), source)
+
+
+def test_a_small_image_is_computed_in_one_tile_hardly_larger_than_itself() -> None:
+    model = model_of(kernel=1, stride=32)
+    sizes = []
+    model.register_forward_pre_hook(lambda module, inputs: sizes.append(tuple(inputs[0].shape)))
+    whole(Predictor(model, tile=512, device="cpu"), ArraySource(image_of(70, 33)))
+    assert sizes == [(1, 3, 96, 64)]
+
+
+def test_every_pixel_of_a_source_is_read_once_and_in_order() -> None:
+    reads = []
+
+    class Watched(ArraySource):
+        def read(self, window: Window) -> np.ndarray:
+            reads.append(window)
+            return super().read(window)
+
+        def valid(self, window: Window) -> np.ndarray:
+            return np.ones((window.height, window.width), bool)
+
+    source = Watched(image_of(230, 90))
+    for _ in tile_rows(source, plan(source.shape, tile=64, overlap=16, multiple=8), fill=np.zeros(3)):
+        pass
+    assert [w.row for w in reads] == [0, *(w.row_end for w in reads[:-1])]
+    assert reads[-1].row_end == 230
+
+
+@pytest.mark.parametrize(("length", "known"), [(10, 7), (20, 3), (5, 1), (6, 6), (9, 2)])
+def test_padding_mirrors_as_numpy_does(length: int, known: int) -> None:
+    mode = "reflect" if known > 1 else "edge"
+    expected = np.pad(np.arange(known), (0, length - known), mode=mode)[known:]  # type: ignore[call-overload]
+    assert mirrored(length, known).tolist() == expected.tolist()
+
+
+def test_progress_ends_with_all_tiles() -> None:
+    calls: list[tuple[int, int]] = []
+    predictor = Predictor(model_of(kernel=1), tile=32, overlap=0, device="cpu", batch=4)
+    for _ in predictor.segment(
+        ArraySource(image_of(64, 100)), progress=lambda done, total: calls.append((done, total))
+    ):
+        pass
+    assert calls == [(4, 8), (8, 8)]
+
+
+def test_bad_settings_are_named() -> None:
+    model = model_of(kernel=1, stride=32)
+    with pytest.raises(ConfigError, match="tile 500 px: must be a multiple of the model's stride 32, such as 480"):
+        Predictor(model, tile=500, device="cpu")
+    with pytest.raises(ConfigError, match=r"overlap 300 px: must be in \[0, 256\]"):
+        Predictor(model, tile=512, overlap=300, device="cpu")
+    with pytest.raises(ConfigError, match="batch 0"):
+        Predictor(model, batch=0, device="cpu")
+    with pytest.raises(ConfigError, match="device 'gpu'"):
+        Predictor(model, device="gpu")
+    with pytest.raises(ConfigError, match="precision 'fp8'"):
+        Predictor(model, device="cpu", precision="fp8")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match=r"array: 2 bands, but the model expects 3 \(red, green, blue\)"):
+        whole(Predictor(model, device="cpu"), ArraySource(image_of(40, 40)[:2]))
+
+
+def test_bf16_gives_nearly_the_labels_of_fp32() -> None:
+    model, source = model_of(kernel=3), ArraySource(image_of(64, 64))
+    full, half = (whole(Predictor(model, tile=32, device="cpu", precision=p), source) for p in ("fp32", "bf16"))  # type: ignore[arg-type]
+    assert (full == half).mean() > 0.95
+
+
+def test_neutral_values_are_the_means_in_raw_units() -> None:
+    spec = InputSpec(mean=(0.5, 0.25, 0.0), std=(1, 1, 1))
+    assert neutral_values(spec, np.dtype(np.uint8)).tolist() == [128, 64, 0]
+    assert neutral_values(spec, np.dtype(np.float32)).tolist() == [127.5, 63.75, 0]
