@@ -160,7 +160,8 @@ def _put_all(ingest: Ingest, pairs: Sequence[Pair], progress: bool) -> list[Entr
     pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     try:
         jobs = pool.map(ingest.put, pairs)
-        return list(tqdm(jobs, "reading photos", len(pairs), unit="photo", disable=not progress, leave=False))
+        quiet = None if progress else True  # None: silent where stderr is no terminal
+        return list(tqdm(jobs, "reading photos", len(pairs), unit="photo", disable=quiet, leave=False))
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C or a full disk nobody waits for the rest
 

@@ -248,7 +248,10 @@ def _unknown(mask: RawMask, found: Sequence[int | str], counts: np.ndarray, soft
         if isinstance(values[0], str):
             advice = advice.replace("the ids of a class or to void_ids", "the classes' colors or to void_colors")
     return UnknownValues(
-        f"{mask.source}: {what}, {share:.2%} of its pixels; expected {expected}; {advice}", values, pixels, soft
+        f"{mask.source}: {what}, {f'{share:.2%}' if share >= 1e-4 else 'under 0.01%'} of its pixels; expected {expected}; {advice}",
+        values,
+        pixels,
+        soft,
     )
 
 

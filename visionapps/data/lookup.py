@@ -28,15 +28,17 @@ def pack(colors: np.ndarray) -> np.ndarray:
 
 def look_up(values: np.ndarray, table: np.ndarray, ignore: int) -> np.ndarray:
     """Labels by a table that begins at LOWEST_ID; ignore for what lies outside it."""
+    labels: np.ndarray
     if values.dtype.kind in "bu" and values.dtype.itemsize <= 2:
-        return np.take(table[-LOWEST_ID:], values.astype(np.uint8) if values.dtype == np.bool_ else values)
-    if values.dtype == np.int16:
-        return np.take(np.roll(table[: 1 << 16], LOWEST_ID), values.view(np.uint16))  # a negative id is a high uint16
-    whole = (values >= LOWEST_ID) & (values <= HIGHEST_ID)
-    if values.dtype.kind == "f":
-        whole &= values == np.floor(values)
-    labels = table[np.where(whole, values, 0).astype(np.int32) - LOWEST_ID]
-    labels[~whole] = ignore
+        labels = table[-LOWEST_ID:][values.astype(np.uint8) if values.dtype == np.bool_ else values]
+    elif values.dtype == np.int16:
+        labels = np.roll(table[: 1 << 16], LOWEST_ID)[values.view(np.uint16)]  # a negative id is a high uint16
+    else:
+        whole = (values >= LOWEST_ID) & (values <= HIGHEST_ID)
+        if values.dtype.kind == "f":
+            whole &= values == np.floor(values)
+        labels = table[np.where(whole, values, 0).astype(np.int32) - LOWEST_ID]
+        labels[~whole] = ignore
     return labels
 
 

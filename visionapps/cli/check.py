@@ -1,0 +1,229 @@
+"""Examine a dataset before any training, and report everything at once. Exit code 1 if something forbids training."""
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visionapps.cli.table import render
+from visionapps.errors import ConfigError
+from visionapps.files import refuse_existing, whole_output
+
+if TYPE_CHECKING:
+    from visionapps.data.dataset import Dataset
+    from visionapps.data.doctor import Examination
+    from visionapps.data.store import Photo
+
+_SHOWN = 3  # problems per kind on the terminal
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", type=Path, metavar="YAML", help="the file of a run; its data.dataset is examined")
+    what.add_argument("--images", type=Path, metavar="DIR", help="folder of photos; then also --masks and --classes")
+    parser.add_argument("--masks", type=Path, metavar="DIR", help="folder of masks with the same names")
+    parser.add_argument("--mask-suffix", metavar="TEXT", help="what mask names have more than image names: _mask")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="YAML",
+        help="list of names, or of {name, ids, color}, or a mapping with it",
+    )
+    parser.add_argument("--void-ids", type=int, nargs="+", metavar="N", help="mask values that count nowhere")
+    parser.add_argument("--void-colors", nargs="+", metavar="#RRGGBB", help="mask colours that count nowhere")
+    parser.add_argument("--bands", nargs="+", metavar="BAND", help="bands by 1-based number or name")
+    parser.add_argument("--resize", type=int, nargs=2, metavar=("H", "W"), help="size that photos are stored in")
+    split = parser.add_argument_group("split")
+    split.add_argument("--group", metavar="REGEX", help="searched in photo names: what it finds names the group")
+    split.add_argument("--block-px", type=int, metavar="N", help="cut photos into blocks; each is a group")
+    split.add_argument("--block-m", type=float, metavar="M", help="one group per square of the map, in metres")
+    split.add_argument("--val-fraction", type=float, metavar="F", help="share of pixels that validate (0.2)")
+    split.add_argument("--val-groups", nargs="+", metavar="NAME", help="groups that validate, instead of a draw")
+    split.add_argument("--seed", type=int, metavar="N", help="of the draw (0)")
+    parser.add_argument(
+        "--policy", nargs="+", default=[], metavar="KIND=WHAT", help="what to do about a kind: soft_mask=fix"
+    )
+    parser.add_argument("--cache", metavar="DIR", help="where decoded photos are kept")
+    parser.add_argument("--cache-gb", type=float, metavar="GB", help="most that the cache may hold (32)")
+    parser.add_argument("--all", action="store_true", help=f"show every problem, not the first {_SHOWN} of a kind")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there as well")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Examine, print, and say by the exit code whether training may begin."""
+    from visionapps.data.doctor import examine
+
+    if options.json is not None:
+        refuse_existing(options.json, options.overwrite)
+    dataset = read_dataset(options.config) if options.config else build_dataset(_settings(options), "options")
+    found = examine(dataset, progress=True)
+    print("\n\n".join(_report(dataset, found, options.all)))
+    if options.json is not None:
+        with whole_output(options.json, options.overwrite) as path:
+            path.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
+    return 1 if found.errors else 0
+
+
+def read_dataset(config: Path) -> "Dataset":
+    """The dataset of a run's YAML file, from data.dataset or data.init_args.dataset.
+
+    Raises:
+        ConfigError: no such file, no YAML, no dataset in it, or a key or value that does not fit.
+    """
+    content = _read_yaml(config)
+    data = content.get("data") if isinstance(content, Mapping) else None
+    place = "data"
+    if isinstance(data, Mapping) and "init_args" in data:
+        data, place = data["init_args"], "data.init_args"
+    if not isinstance(data, Mapping) or not isinstance(data.get("dataset"), Mapping):
+        there = ", ".join(map(str, data)) if isinstance(data, Mapping) else "nothing"
+        raise ConfigError(f"{config}: no dataset under {place}, only {there}; write the dataset at {place}.dataset")
+    return build_dataset(data["dataset"], f"{config}: {place}.dataset")
+
+
+def build_dataset(settings: Mapping[str, Any], where: str) -> "Dataset":
+    """A dataset from plain data.
+
+    Args:
+        settings: as in YAML.
+        where: names their place in messages.
+
+    Raises:
+        ConfigError: a key that no setting has, a value of the wrong type, or settings that contradict each other.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from visionapps.data.dataset import Dataset, Policies, Split
+    from visionapps.data.labels import ClassDef
+
+    _refuse_unknown(settings, Dataset, where)
+    for key, kind in (("split", Split), ("policies", Policies)):
+        if isinstance(settings.get(key), Mapping):
+            _refuse_unknown(settings[key], kind, f"{where}.{key}")
+    for entry in settings.get("classes") or ():
+        if isinstance(entry, Mapping):
+            _refuse_unknown(entry, ClassDef, f"{where}.classes")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--dataset", type=Dataset)
+    try:
+        dataset: Dataset = parser.instantiate(parser.parse_object({"dataset": dict(settings)})).dataset
+    except ArgumentError as error:
+        text = " ".join(str(error).split()).replace('Parser key "dataset.', f'{where}, key "')
+        raise ConfigError(text if where in text else f"{where}: {text}") from error
+    return dataset
+
+
+def _refuse_unknown(settings: Mapping[str, Any], kind: type, where: str) -> None:
+    import dataclasses
+    import difflib
+
+    known = [field.name for field in dataclasses.fields(kind)]
+    for key in settings:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+            raise ConfigError(f"{where}: there is no setting {key!r}; {hint}")
+
+
+def _read_yaml(path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no valid YAML ({error})") from error
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The options as the plain data of a dataset; what was not given is left to its default."""
+    if options.classes is None:
+        raise ConfigError("--classes: give the class table, a YAML list of names or of {name, ids, color}")
+    table = _read_yaml(options.classes)
+    settings: dict[str, Any] = dict(table) if isinstance(table, Mapping) else {"classes": table}
+    settings |= {"images": str(options.images), "masks": None if options.masks is None else str(options.masks)}
+    bands = options.bands and [int(b) if b.isdigit() else b for b in options.bands]
+    plain = ("mask_suffix", "void_ids", "void_colors", "resize", "cache", "cache_gb")
+    split = ("group", "block_px", "block_m", "val_fraction", "val_groups", "seed")
+    given = {name: getattr(options, name) for name in plain} | {"bands": bands}
+    settings |= {name: value for name, value in given.items() if value is not None}
+    settings["split"] = {name: getattr(options, name) for name in split if getattr(options, name) is not None}
+    settings["policies"] = {}
+    for policy in options.policy:
+        kind, equals, what = policy.partition("=")
+        if not equals:
+            raise ConfigError(f"--policy: {policy!r} is not KIND=WHAT, such as soft_mask=fix")
+        settings["policies"][kind] = what
+    return settings
+
+
+def _report(dataset: "Dataset", found: "Examination", everything: bool) -> Iterable[str]:
+    photos = (*found.train, *found.val)
+    usable = len({p.source for p in photos})
+    yield f"{dataset.images}: {usable} usable photos" + (f", {found.bands} bands of {found.dtype}" if usable else "")
+    if found.problems:
+        yield _problem_table(found)
+        yield "\n".join(_problem_lines(found, everything))
+    if dataset.masks is not None and photos:
+        yield _class_table(found)
+    if photos:
+        yield _split_table(found)
+    if found.errors:
+        yield f"{len(found.errors)} of {len(found.problems)} problems forbid training; mend them, or set policies."
+    else:
+        yield "Nothing forbids training."
+
+
+def _problem_table(found: "Examination") -> str:
+    rows = [(kind, action, count) for (kind, action), count in sorted(found.counts.items(), key=lambda item: -item[1])]
+    return render(("problem", "outcome", "count"), rows)
+
+
+def _problem_lines(found: "Examination", everything: bool) -> Iterable[str]:
+    for kind, action in found.counts:
+        same = [p for p in found.problems if (p.kind, p.action) == (kind, action)]
+        shown = same if everything else same[:_SHOWN]
+        yield from (f"{action}: {p.message}" for p in shown)
+        if len(shown) < len(same):
+            yield f"{action}: ... and {len(same) - len(shown)} more {kind}; --all shows them"
+
+
+def _class_table(found: "Examination") -> str:
+    train, val = found.class_pixels["train"], found.class_pixels["val"]
+    rows = [
+        (
+            name,
+            ", ".join(map(str, found.coding.ids[k])),
+            f"{_share(train[k], sum(train))}",
+            f"{_share(val[k], sum(val))}",
+            sum(p.class_pixels[k] > 0 for p in found.train),
+            sum(p.class_pixels[k] > 0 for p in found.val),
+        )
+        for k, name in enumerate(found.coding.labels.names)
+    ]
+    return render(("class", "ids", "of train", "of val", "train photos", "val photos"), rows)
+
+
+def _split_table(found: "Examination") -> str:
+    rows = []
+    for name, photos in (("train", found.train), ("val", found.val)):
+        area = sum(p.size[0] * p.size[1] for p in photos)
+        labelled = sum(sum(p.class_pixels) for p in photos)
+        groups = sorted({p.group for p in photos})
+        listed = ", ".join(groups[:6]) + (", ..." if len(groups) > 6 else "")
+        row = (name, len(photos), area / 1e6, _share(labelled, area), _sizes(photos), len(groups), listed)
+        rows.append(row)
+    return render(("split", "photos", "megapixels", "labelled", "sizes (H x W)", "groups", ""), rows)
+
+
+def _sizes(photos: Sequence["Photo"]) -> str:
+    sizes = sorted({p.size for p in photos}, key=lambda size: size[0] * size[1])
+    return " to ".join(f"{h} x {w}" for h, w in (sizes[:1] + sizes[-1:] if len(sizes) > 1 else sizes))
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:7.2%}" if whole else "      -"
