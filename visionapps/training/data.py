@@ -1,12 +1,14 @@
 """The data side of a segmentation run: examined photos, random crops to train on, tiles to validate on."""
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from visionapps.data.crops import EpochIndices, EvalTiles, RandomCrops, Sample, collate
+from visionapps.data.crops import EpochIndices, EvalTiles, RandomCrops, Sample, collate, init_worker
 from visionapps.data.dataset import Dataset
 from visionapps.data.doctor import Examination, examine
 from visionapps.data.transforms import Augment
@@ -93,15 +95,21 @@ class SegmentationData(LightningDataModule):
             balance=crops.balance,
             scale=crops.scale,
         )
-        return self._loader(drawn, EpochIndices(length, self.seed), drop_last=length >= self.batch_size)
+        rank, world = self._place()
+        order = EpochIndices(length)
+        return self._loader(drawn, order, drop_last=len(order) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         tiles = EvalTiles(self._examined().val, size=self.val_tile, overlap=self.val_tile // 8)
-        return self._loader(tiles, None, drop_last=False)
+        rank, world = self._place()
+        # No padding to equal counts: each tile is counted once, by one process.
+        return self._loader(tiles, range(rank, len(tiles), world), drop_last=False)
 
-    def _loader(
-        self, items: RandomCrops | EvalTiles, order: EpochIndices | None, *, drop_last: bool
-    ) -> DataLoader[Sample]:
+    def _place(self) -> tuple[int, int]:
+        """This process's number, and how many there are."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, items: RandomCrops | EvalTiles, order: Iterable[int], *, drop_last: bool) -> DataLoader[Sample]:
         return DataLoader(
             items,
             batch_size=self.batch_size,
@@ -110,6 +118,8 @@ class SegmentationData(LightningDataModule):
             collate_fn=collate,
             drop_last=drop_last,
             persistent_workers=self.workers > 0,
+            worker_init_fn=init_worker,
+            pin_memory=torch.cuda.is_available(),
         )
 
     def _examined(self) -> Examination:

@@ -3,6 +3,7 @@
 import csv
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -19,7 +20,7 @@ def draw_curves(log: Path, picture: Path) -> None:
     """
     plt = _pyplot()
     series = _read_series(log)
-    panels = (
+    panels: tuple[tuple[str, list[str]], ...] = (
         ("loss", [n for n in ("train/loss", "val/loss") if n in series]),
         ("validation", [n for n in ("val/dice", "val/iou", "val/accuracy") if n in series]),
         ("Dice per class", sorted(n for n in series if n.startswith("val/dice/"))),
@@ -98,7 +99,7 @@ def colorize(labels_map: np.ndarray, labels: LabelSpace) -> np.ndarray:
     """(H, W) labels to (H, W, 3) uint8 class colours; labels outside the classes become black."""
     table = np.zeros((256, 3), np.uint8)
     table[: len(labels)] = labels.colors
-    return table[labels_map]
+    return np.asarray(table[labels_map])
 
 
 def _displayable(image: np.ndarray) -> np.ndarray:
@@ -107,7 +108,7 @@ def _displayable(image: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(bands)
     low, high = np.nanpercentile(bands, (2, 98))
     stretched = np.clip((bands.astype(np.float32) - low) / max(high - low, 1e-6), 0, 1)
-    return np.nan_to_num(stretched * 255).astype(np.uint8)
+    return np.asarray(np.nan_to_num(stretched * 255).astype(np.uint8))
 
 
 def _read_series(log: Path) -> dict[str, list[tuple[float, float]]]:
@@ -122,7 +123,7 @@ def _read_series(log: Path) -> dict[str, list[tuple[float, float]]]:
     return series
 
 
-def _pyplot():  # type: ignore[no-untyped-def]
+def _pyplot() -> Any:
     import matplotlib as mpl
 
     mpl.use("Agg")  # no display is needed

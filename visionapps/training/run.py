@@ -138,6 +138,7 @@ def _trainer_defaults(out: Path) -> dict[str, Any]:
         "default_root_dir": str(out),
         "precision": _best_precision(),
         "num_sanity_val_steps": 0,
+        "use_distributed_sampler": False,  # the data module divides the work itself
     }
 
 

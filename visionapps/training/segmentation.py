@@ -81,7 +81,8 @@ class SegmentationTask(LightningModule):
         loss: Tensor = self.loss(self(batch.image), batch.labels)
         self._losses.add(loss)
         # Reading a number back waits for the device, and self.log costs a third of a millisecond: so every N steps.
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.trainer.global_step + 1) % every == 0:
             self.log("train/loss", self._losses.read(), prog_bar=True)
         return loss
 
@@ -136,7 +137,7 @@ class SegmentationTask(LightningModule):
             "spec": self.model.spec.to_dict(),
             "labels": self.labels.to_dict(),
             "tile": data.val_tile,
-            "metrics": self.scores.to_dict(self.labels) if self.scores else {},
+            "metrics": self.scores.to_dict(self.labels.names) if self.scores else {},
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
