@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
+from visionapps.data.dataset import CELL
 from visionapps.data.transforms import IGNORE, Augment, by_bands
 from visionapps.errors import ConfigError
 from visionapps.windows import Window, starts
-
-CELL = 64  # pixels of one cell of Photo.presence
 
 
 class Photo(Protocol):
@@ -140,18 +139,21 @@ class ClassCells:
             photos: at least one; all with presence of the same K classes.
             weights: K relative frequencies, or None for equal ones; classes that occur nowhere are never drawn.
         """
-        self._grids = [p.presence.shape[:2] for p in photos]
         self._sizes = [p.size for p in photos]
-        self._first = np.cumsum([0, *(rows * cols for rows, cols in self._grids)])  # cells are numbered throughout
-        flat = [p.presence.reshape(-1, p.presence.shape[2]) for p in photos]
-        found = [np.nonzero(counts.T) for counts in flat]  # by class, then by cell
-        classes = np.concatenate([k for k, _ in found])
-        cells = np.concatenate([c + first for (_, c), first in zip(found, self._first, strict=False)])
-        counts = np.concatenate([counts.T[at] for counts, at in zip(flat, found, strict=True)])
+        self._columns, found, first = [], [], [0]
+        for photo in photos:  # one at a time: together they are large, and few classes occur in a cell
+            presence = photo.presence
+            by_class = presence.reshape(-1, presence.shape[2]).T
+            kinds, places = np.nonzero(by_class)
+            found.append((kinds, places + first[-1], by_class[kinds, places]))
+            self._columns.append(presence.shape[1])
+            first.append(first[-1] + by_class.shape[1])
+        self._first = np.array(first)  # cells are numbered throughout the photos
+        classes, cells, counts = (np.concatenate(column) for column in zip(*found, strict=True))
         order = np.argsort(classes, kind="stable")
         self._cells = cells[order]
         self._total = np.cumsum(counts[order], dtype=np.float64)  # exact to 2^53 pixels
-        self._ends = np.searchsorted(classes[order], np.arange(flat[0].shape[1]), side="right")
+        self._ends = np.searchsorted(classes[order], np.arange(len(by_class)), side="right")
         self._weights = _class_weights(np.diff(self._ends, prepend=0) > 0, weights)
 
     def draw(self, rng: np.random.Generator) -> tuple[int, Window]:
@@ -163,7 +165,7 @@ class ClassCells:
         at = start + int(np.searchsorted(self._total[start : self._ends[drawn]], target, side="right"))
         cell = int(self._cells[at])
         number = int(np.searchsorted(self._first, cell, side="right")) - 1
-        row, col = (CELL * i for i in divmod(cell - int(self._first[number]), self._grids[number][1]))
+        row, col = (CELL * i for i in divmod(cell - int(self._first[number]), self._columns[number]))
         height, width = self._sizes[number]
         return number, Window(row, col, min(CELL, height - row), min(CELL, width - col))
 
