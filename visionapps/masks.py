@@ -246,24 +246,42 @@ def decode_labels(
         DataError: runs are malformed, see ``check_runs``, or two classes claim the same pixel.
     """
     height, width = shape
+    starts, lengths, labels = merge_runs(runs, height * width, base=base)
+    gaps = np.diff(starts + lengths, prepend=0) - lengths  # pixels of background before each run
+    counts = np.append(np.stack([gaps, lengths], axis=1).ravel(), height * width - int((gaps + lengths).sum()))
+    values = np.full(len(counts), background, np.uint8)
+    values[1::2] = labels
+    pixels = np.repeat(values, counts)
+    return pixels.reshape(height, width) if order == "row" else pixels.reshape(width, height).T
+
+
+def merge_runs(runs: Mapping[int, NDArray[Any]], pixels: int | None, *, base: int = 1) -> LabelRuns:
+    """The runs of several classes in one list by start; the stretches between them are left out.
+
+    Args:
+        runs: (N, 2) start and length per label in [0, 255].
+        pixels: H * W, or None when the size is not known.
+        base: the number of the first pixel.
+
+    Raises:
+        DataError: runs are malformed, see ``check_runs``, or two classes claim the same pixel.
+    """
     for label, own in runs.items():
         try:
-            check_runs(own, height * width, base=base)
+            check_runs(own, pixels, base=base)
         except DataError as error:
             raise DataError(f"label {label}, {error}") from error
     together = np.concatenate([np.zeros((0, 2), np.int64), *runs.values()])
     labels = np.repeat(np.array(list(runs), np.uint8), [len(own) for own in runs.values()])
     by_start = np.argsort(together[:, 0], kind="stable")
     starts, lengths, labels = together[by_start, 0] - base, together[by_start, 1], labels[by_start]
-    gaps = np.diff(starts + lengths, prepend=0) - lengths  # pixels of background before each run
-    if (gaps < 0).any():
-        i = int(np.argmax(gaps < 0))
-        raise DataError(f"labels {labels[i - 1]} and {labels[i]} both claim pixel {starts[i] + base}; classes overlap")
-    counts = np.append(np.stack([gaps, lengths], axis=1).ravel(), height * width - int((gaps + lengths).sum()))
-    values = np.full(len(counts), background, np.uint8)
-    values[1::2] = labels
-    pixels = np.repeat(values, counts)
-    return pixels.reshape(height, width) if order == "row" else pixels.reshape(width, height).T
+    twice = starts[1:] < (starts + lengths)[:-1]
+    if twice.any():
+        i = int(np.argmax(twice))
+        raise DataError(
+            f"labels {labels[i]} and {labels[i + 1]} both claim pixel {starts[i + 1] + base}; classes overlap"
+        )
+    return LabelRuns(starts, lengths, labels)
 
 
 def runs_to_coco(runs: Runs, shape: tuple[int, int], *, base: int = 1) -> CocoRle:

@@ -1,0 +1,137 @@
+"""Write a folder of index masks as a run-length CSV for a competition, or verify such a file."""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visionapps.cli.table import render
+from visionapps.errors import ConfigError
+
+if TYPE_CHECKING:
+    from visionapps.inference.dialects import Dialect
+    from visionapps.inference.submission import Report
+
+_SHOWN = 20  # problems that are listed
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of the verb."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "examples:\n"
+        "  visionapps submit predicted --out submission.csv --dialect hrud --sample sample_submission.csv\n"
+        "  visionapps submit --verify submission.csv --dialect hrud\n\n"
+        "A dialect of your own is a YAML file with the keys order, base, relative, header, row_id, image_id, labels,\n"
+        "empty and resize; only order (row or column) is needed."
+    )
+    parser.add_argument(
+        "masks", nargs="?", type=Path, metavar="MASKS", help="folder of index masks; with --verify: to compare with"
+    )
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, metavar="FILE", help="the CSV to write; it is read back and compared")
+    what.add_argument("--verify", type=Path, metavar="FILE", help="an existing CSV to decode and check")
+    parser.add_argument("--dialect", required=True, metavar="NAME", help="hrud, kaggle, or a YAML file")
+    parser.add_argument("--classes", type=int, metavar="N", help="classes of the model, the background included")
+    parser.add_argument(
+        "--sample", type=Path, metavar="FILE", help="sample_submission.csv: all its ids, in its order, and no others"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    rules = parser.add_argument_group("rules of the dialect, one by one")
+    rules.add_argument("--order", choices=("row", "column"), help="read pixels by row or by column")
+    rules.add_argument("--base", type=int, choices=(0, 1), help="number of the first pixel")
+    rules.add_argument(
+        "--relative", action=argparse.BooleanOptionalAction, help="starts count from the end of the run before"
+    )
+    rules.add_argument("--header", type=_titles, metavar="ID,MASK", help="titles of the two columns")
+    rules.add_argument("--row-id", metavar="TEXT", help='"{id}" for binary rows, such as "{id}_{class}" for classes')
+    rules.add_argument("--image-id", metavar="REGEX", help="its one group is the {id} in a mask's file name")
+    rules.add_argument("--labels", type=_labels, metavar="LIST", help="labels that are written: 1-4,7")
+    rules.add_argument("--empty", metavar="TEXT", help="text of a row without pixels")
+    rules.add_argument("--resize", type=_size, metavar="HxW", help="bring masks to this size first, nearest neighbour")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write or verify. Returns 1 when a verified file has problems."""
+    dialect = _dialect(options)
+    return _verify(options, dialect) if options.verify else _write(options, dialect)
+
+
+def _dialect(options: argparse.Namespace) -> "Dialect":
+    from dataclasses import fields, replace
+
+    from visionapps.inference.dialects import Dialect, load_dialect
+
+    given = {f.name: getattr(options, f.name) for f in fields(Dialect) if getattr(options, f.name) is not None}
+    return replace(load_dialect(options.dialect), **given)
+
+
+def _write(options: argparse.Namespace, dialect: "Dialect") -> int:
+    from tqdm import tqdm
+
+    from visionapps.files import refuse_existing
+    from visionapps.inference.submission import mask_files, match_sample, read_masks, write_submission
+
+    if options.masks is None:
+        raise ConfigError("submit: a folder of masks is needed to write a submission; name it before --out")
+    refuse_existing(options.out, options.overwrite)
+    files = mask_files(options.masks)
+    if options.sample:
+        # By names first: decoding a hundred masks only to hear that one is missing would be a waste.
+        match_sample([path.stem for path in files], dialect, sample=options.sample, classes=options.classes)
+    report = write_submission(
+        read_masks(tqdm(files, unit="mask", disable=None)),
+        options.out,
+        dialect=dialect,
+        classes=options.classes,
+        sample=options.sample,
+        overwrite=options.overwrite,
+    )
+    _show(options.out, report)
+    if report.left_out:
+        print(f"{report.left_out} masks were left out: the sample does not ask for them", file=sys.stderr)
+    return 0
+
+
+def _verify(options: argparse.Namespace, dialect: "Dialect") -> int:
+    from visionapps.inference.submission import mask_files, read_masks, verify
+
+    masks = read_masks(mask_files(options.masks)) if options.masks else ()
+    report = verify(options.verify, dialect, classes=options.classes, sample=options.sample, masks=masks)
+    _show(options.verify, report)
+    for problem in report.problems[:_SHOWN]:
+        print(f"problem: {problem}")
+    if len(report.problems) > _SHOWN:
+        print(f"... and {len(report.problems) - _SHOWN} more problems")
+    return 1 if report.problems else 0
+
+
+def _show(path: Path, report: "Report") -> None:
+    if report.problems:
+        verdict = f"{len(report.problems)} problem{'s' if len(report.problems) > 1 else ''}"
+    else:
+        verdict = f"every pixel of {report.compared} images" if report.compared else "ids and runs"
+    headers = ["submission", "rows", "images", "classes", "non-empty rows", "verified"]
+    print(render(headers, [[path, report.rows, report.images, report.labels, report.filled, verdict]]))
+
+
+def _titles(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
+def _labels(text: str) -> tuple[int, ...]:
+    labels: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if not found:
+            raise argparse.ArgumentTypeError(f"{part!r} is neither a label nor a range such as 1-4")
+        labels += range(int(found[1]), int(found[2] or found[1]) + 1)
+    return tuple(labels)
+
+
+def _size(text: str) -> tuple[int, int]:
+    found = re.fullmatch(r"(\d+)[x×](\d+)", text)
+    if not found:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; give height and width, such as 1024x1024")
+    return int(found[1]), int(found[2])
