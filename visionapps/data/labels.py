@@ -239,6 +239,7 @@ def _unknown(mask: RawMask, found: Sequence[int | str], counts: np.ndarray, soft
     listed = ", ".join(f"{v} ({n} px)" for v, n in zip(values[:_NAMED], pixels[:_NAMED], strict=True))
     more = f" and {len(values) - _NAMED} more" if len(values) > _NAMED else ""
     share = sum(pixels) / (mask.values.shape[0] * mask.values.shape[1])
+    part = f"{share:.2%}" if share >= 1e-4 else "under 0.01%"
     if soft:
         what = f"the mask looks resampled or JPEG-compressed: {len(values)} values between or near the classes'"
         advice = "save masks without loss (PNG, nearest neighbour), or set policies.soft_mask to fix or drop"
@@ -247,12 +248,10 @@ def _unknown(mask: RawMask, found: Sequence[int | str], counts: np.ndarray, soft
         advice = "add them to the ids of a class or to void_ids, or set policies.unknown_values to fix or drop"
         if isinstance(values[0], str):
             advice = advice.replace("the ids of a class or to void_ids", "the classes' colors or to void_colors")
-    return UnknownValues(
-        f"{mask.source}: {what}, {f'{share:.2%}' if share >= 1e-4 else 'under 0.01%'} of its pixels; expected {expected}; {advice}",
-        values,
-        pixels,
-        soft,
-    )
+        if values == (255,):
+            advice = f"if the mask is binary, give the foreground class `ids: [255]`; else {advice}"
+    text = f"{mask.source}: {what}, {part} of its pixels; expected {expected}; {advice}"
+    return UnknownValues(text, values, pixels, soft)
 
 
 def _claim(owners: dict[Any, str], key: object, name: str, what: str) -> None:
