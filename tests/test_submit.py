@@ -30,15 +30,8 @@ def test_a_folder_becomes_a_submission_and_a_table(masks, tmp_path, capsys):
     out = tmp_path / "s.csv"
     assert main(["submit", str(masks), "--out", str(out), "--dialect", "hrud"]) == 0
     captured = capsys.readouterr()
-    headers = captured.out.splitlines()[0].split("  ")
-    assert [h.strip() for h in headers if h] == [
-        "submission",
-        "rows",
-        "images",
-        "classes",
-        "non-empty rows",
-        "verified",
-    ]
+    headers = [cell.strip() for cell in captured.out.splitlines()[0].split("  ") if cell]
+    assert headers == ["submission", "rows", "images", "classes", "non-empty rows", "verified"]
     assert table(captured.out) == [str(out), "48", "2", "24", "2", "every pixel of 2 images"]
     lines = out.read_text().splitlines()
     assert lines[0] == "ImageClassId,rle_mask"
