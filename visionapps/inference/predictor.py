@@ -15,13 +15,12 @@ from visionapps.errors import ConfigError, DataError
 from visionapps.inference.merge import StripMerger
 from visionapps.inference.plan import Axis, plan
 from visionapps.inference.rows import TileRow, tile_rows
-from visionapps.inference.sources import Source
+from visionapps.inference.sources import INVALID, Source
 from visionapps.runtime import cpu_has_bf16
 from visionapps.segmentation.base import Segmentor
 from visionapps.structures import InputSpec
 from visionapps.windows import Window
 
-INVALID = 255  # label of pixels without data; no class has it (LabelSpace holds at most 255)
 Precision = Literal["auto", "fp32", "bf16"]
 Progress = Callable[[int, int], None]  # tiles done, tiles in all
 log = logging.getLogger(__name__)

@@ -1,0 +1,167 @@
+"""Maps on disk: pixels, palette, names, georeference; and nothing at all after an error."""
+
+import subprocess
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.crs import CRS
+
+from visionapps.errors import ConfigError, OutputError
+from visionapps.inference.sinks import Sink, mask_file, overlay_file, to_rgb
+from visionapps.inference.sources import ArraySource, ControlPoint, ControlPoints
+from visionapps.structures import GeoRef, InputSpec, LabelSpace
+from visionapps.windows import Window
+
+LABELS = LabelSpace(("roof", "road", "tree & shrub"), ((200, 0, 0), (0, 100, 0), (0, 0, 50)))
+UTM = CRS.from_epsg(32633).to_wkt()
+TURNED = (0.4, 0.3, 400000.0, 0.3, -0.4, 5000000.0)
+
+
+def source_of(height: int = 700, width: int = 530, georef: GeoRef | None = None) -> ArraySource:
+    image = np.random.default_rng(1).integers(0, 256, (3, height, width), dtype=np.uint8)
+    return ArraySource(image, georef=georef)
+
+
+def labels_of(height: int = 700, width: int = 530) -> np.ndarray:
+    labels = np.random.default_rng(2).integers(0, 3, (height, width), dtype=np.uint8)
+    labels[100:200, 50:60] = 255
+    return labels
+
+
+def pour(sink: Sink[np.ndarray], labels: np.ndarray, step: int = 96) -> None:
+    height, width = labels.shape
+    for row in range(0, height, step):
+        window = Window(row, 0, min(step, height - row), width)
+        sink.write(window, labels[window.slices])
+
+
+def test_a_geotiff_mask_lies_in_place_with_palette_names_and_nodata(tmp_path: Path) -> None:
+    path, labels = tmp_path / "deep" / "map.tif", labels_of()
+    with mask_file(path, source_of(georef=GeoRef(UTM, TURNED)), LABELS) as sink:
+        pour(sink, labels)
+    with rasterio.open(path) as file:
+        assert np.array_equal(file.read(1), labels)
+        assert file.nodata == 255
+        assert tuple(file.transform)[:6] == pytest.approx(TURNED), "a rotated transform is kept"
+        assert file.crs == CRS.from_epsg(32633)
+        assert file.colormap(1)[1][:3] == (0, 100, 0)
+        assert file.block_shapes == [(512, 512)]
+        assert file.profile["compress"] == "deflate"
+        assert [file.tags()[f"CLASS_{i}"] for i in range(3)] == list(LABELS.names)
+        assert f"{path}.aux.xml" in file.files, "GDAL must find the names beside the map"
+    categories = ElementTree.parse(f"{path}.aux.xml").iterfind("PAMRasterBand/CategoryNames/Category")
+    assert [category.text for category in categories] == list(LABELS.names)
+    assert sorted(p.name for p in path.parent.iterdir()) == ["map.tif", "map.tif.aux.xml"]
+
+
+def test_control_points_go_to_the_map_as_they_came(tmp_path: Path) -> None:
+    source = source_of(20, 30)
+    points = tuple(ControlPoint(r, c, 400000 + 2.0 * c, 5000000 - 2.0 * r, 5.0) for r, c in ((0, 0), (0, 30), (20, 0)))
+    source.control = ControlPoints(points, UTM)  # type: ignore[assignment]
+    with mask_file(tmp_path / "g.tif", source, LABELS) as sink:
+        pour(sink, labels_of(20, 30))
+    with rasterio.open(tmp_path / "g.tif") as file:
+        found, crs = file.gcps
+        assert crs == CRS.from_epsg(32633)
+        assert [(p.row, p.col, p.x, p.y, p.z) for p in found] == [(p.row, p.col, p.x, p.y, p.z) for p in points]
+
+
+def test_a_png_mask_has_labels_as_values_and_the_classes_colours(tmp_path: Path) -> None:
+    labels = labels_of(50, 70)
+    with mask_file(tmp_path / "m.png", source_of(50, 70), LABELS) as sink:
+        pour(sink, labels)
+    with Image.open(tmp_path / "m.png") as mask:
+        assert mask.mode == "P"
+        assert np.array_equal(np.asarray(mask), labels)
+        painted = np.asarray(mask.convert("RGB"))
+    assert (painted[labels == 2] == (0, 0, 50)).all()
+
+
+def test_an_overlay_mixes_image_and_colour_half_and_half(tmp_path: Path) -> None:
+    source, labels = source_of(60, 90, GeoRef(UTM, TURNED)), labels_of(60, 90)
+    labels[10:20] = 255
+    image = source.read(Window(0, 0, 60, 90)).astype(float)
+    mixed = np.stack([0.5 * image[b] + 0.5 * np.array([c[b] for c in LABELS.colors])[labels % 255] for b in range(3)])
+    expected = np.where(labels == 255, image, mixed)
+    for name in ("o.tif", "o.png"):
+        with overlay_file(tmp_path / name, source, LABELS, spec=InputSpec()) as sink:
+            pour(sink, labels, step=7)
+    with rasterio.open(tmp_path / "o.tif") as file:
+        pixels = file.read()
+        assert tuple(file.transform)[:6] == pytest.approx(TURNED)
+    assert np.abs(pixels[:3] - expected).max() <= 0.5
+    assert np.array_equal(pixels[3] == 0, labels == 255), "no data is transparent"
+    with Image.open(tmp_path / "o.png") as photo:
+        assert np.array_equal(np.asarray(photo), pixels[:3].transpose(1, 2, 0))
+
+
+def test_a_picture_takes_red_green_and_blue_by_name_and_scales_to_8_bit() -> None:
+    spec = InputSpec(("nir", "blue", "green", "red"), scale=1000.0, mean=(0,) * 4, std=(1,) * 4)
+    values = np.array([9, 100, 500, 2000], np.uint16).reshape(4, 1, 1)
+    assert to_rgb(values, spec).ravel().tolist() == pytest.approx([255, 127.5, 25.5])
+    assert to_rgb(np.full((1, 1, 1), 7.0), InputSpec(("vv",), 255.0, (0,), (1,))).ravel().tolist() == [7, 7, 7]
+
+
+@pytest.mark.parametrize("name", ["m.tif", "m.png"])
+@pytest.mark.parametrize("mistake", [ValueError, KeyboardInterrupt])
+def test_an_error_in_the_middle_leaves_nothing_behind(tmp_path: Path, name: str, mistake: type[BaseException]) -> None:
+    def spoil() -> None:
+        with mask_file(tmp_path / name, source_of(), LABELS) as sink:
+            sink.write(Window(0, 0, 600, 530), labels_of()[:600])
+            raise mistake
+
+    with pytest.raises(mistake):
+        spoil()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_map_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
+    path = tmp_path / "m.tif"
+    path.write_text("precious")
+    with pytest.raises(OutputError, match=r"m.tif: exists already"), mask_file(path, source_of(), LABELS):
+        pass
+    assert path.read_text() == "precious"
+    with mask_file(path, source_of(9, 9), LABELS, overwrite=True) as sink:
+        pour(sink, labels_of(9, 9))
+    with rasterio.open(path) as file:
+        assert file.shape == (9, 9)
+
+
+def test_an_unknown_suffix_is_refused(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigError, match=r"m.jpg: cannot be written as .jpg; use .tif, .tiff, .png"),
+        mask_file(tmp_path / "m.jpg", source_of(), LABELS),
+    ):
+        pass
+
+
+DISK_FULL = """
+import resource, signal, sys
+sys.path.insert(0, {tests!r})
+from test_sinks import *
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+try:
+    with mask_file(Path({path!r}), source_of(), LABELS) as sink:
+        pour(sink, labels_of())
+except OutputError as error:
+    sys.stdout.write(f"refused: {{error}}")
+"""
+
+
+@pytest.mark.parametrize("missing", [3000, 60_000])
+def test_a_map_that_the_disk_cuts_off_is_an_error_even_where_gdal_says_nothing(tmp_path: Path, missing: int) -> None:
+    """The last blocks are written when the file is closed, and GDAL reports no failure there."""
+    with mask_file(tmp_path / "whole.tif", source_of(), LABELS) as sink:
+        pour(sink, labels_of())
+    limit = (tmp_path / "whole.tif").stat().st_size - missing
+    path = tmp_path / "out" / "m.tif"
+    script = DISK_FULL.format(tests=str(Path(__file__).parent), limit=limit, path=str(path))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.stdout.startswith(f"refused: {path}: cannot be written"), done.stdout + done.stderr
+    assert list(path.parent.iterdir()) == []

@@ -1,0 +1,241 @@
+"""Sources: which bands, which pixels are data, and what is refused."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.control import GroundControlPoint
+from rasterio.crs import CRS
+from rasterio.enums import ColorInterp
+from rasterio.transform import Affine
+
+from visionapps.errors import ConfigError, DataError
+from visionapps.inference.rasters import RasterSource
+from visionapps.inference.sources import ArraySource, open_source
+from visionapps.structures import InputSpec
+from visionapps.windows import Window
+
+UTM = CRS.from_epsg(32633)
+HERE = Affine(0.5, 0, 400000, 0, -0.5, 5000000)
+ONE = InputSpec(bands=("grey",), mean=(0.5,), std=(0.5,))
+
+
+def write(path: Path, pixels: np.ndarray, **options: Any) -> Path:
+    """A GeoTIFF of (C, H, W) pixels; ``mask``, ``colors`` and ``names`` are set after the rest."""
+    mask, colors, names = (options.pop(key, None) for key in ("mask", "colors", "names"))
+    profile = {"driver": "GTiff", "dtype": pixels.dtype, "count": len(pixels), "crs": UTM, "transform": HERE}
+    with (
+        rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True),
+        rasterio.open(path, "w", height=pixels.shape[1], width=pixels.shape[2], **(profile | options)) as file,
+    ):
+        if colors:
+            file.colorinterp = colors
+        file.write(pixels)
+        if mask is not None:
+            file.write_mask(mask)
+        for index, name in enumerate(names or (), 1):
+            file.set_band_description(index, name)
+    return path
+
+
+def pixels_of(bands: int, dtype: str = "uint8", height: int = 20, width: int = 30) -> np.ndarray:
+    return np.random.default_rng(2).integers(1, 200, (bands, height, width)).astype(dtype)
+
+
+def test_a_window_holds_the_pixels_of_the_file_and_the_georeference_travels(tmp_path: Path) -> None:
+    pixels = pixels_of(3)
+    with RasterSource(write(tmp_path / "a.tif", pixels), InputSpec()) as source:
+        window = Window(5, 7, 11, 13)
+        assert np.array_equal(source.read(window), pixels[:, 5:16, 7:20])
+        assert source.valid(window).shape == (11, 13)
+        assert source.valid(window).all()
+        assert source.shape == (20, 30)
+        assert source.georef is not None
+        assert source.georef.transform == tuple(HERE)[:6]
+        assert CRS.from_wkt(source.georef.crs) == UTM
+
+
+def test_bands_are_found_by_description_before_colour_before_place(tmp_path: Path) -> None:
+    pixels = pixels_of(4)
+    everything = Window(0, 0, 20, 30)
+    described = write(tmp_path / "d.tif", pixels, names=("NIR", "Blue", "Green", "Red"))
+    colored = write(
+        tmp_path / "c.tif",
+        pixels,
+        colors=(ColorInterp.blue, ColorInterp.green, ColorInterp.red, ColorInterp.alpha),
+    )
+    plain = write(tmp_path / "p.tif", pixels, photometric="MINISBLACK")
+    for path, order in ((described, [3, 2, 1]), (colored, [2, 1, 0]), (plain, [0, 1, 2])):
+        with RasterSource(path, InputSpec()) as source:
+            assert np.array_equal(source.read(everything), pixels[order]), path
+    with RasterSource(described, InputSpec(), bands=("nir", "4", "3")) as source:
+        assert np.array_equal(source.read(everything), pixels[[0, 3, 2]])
+
+
+def test_taking_the_first_of_many_bands_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING), RasterSource(write(tmp_path / "n.tif", pixels_of(5)), InputSpec()):
+        assert "taking bands 1, 2, 3 of 5 as red, green, blue; choose others with --bands" in caplog.text
+
+
+def test_too_few_or_unknown_bands_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "two.tif", pixels_of(2), names=("vv", "vh"))
+    with pytest.raises(DataError, match=r"two.tif: has 2 bands, but the model expects 3 \(red, green, blue\)"):
+        RasterSource(path, InputSpec())
+    with pytest.raises(DataError, match=r"has no band '7'; expected a number from 1 to 2 or one of vv, vh"):
+        RasterSource(path, InputSpec(), bands=("1", "7", "2"))
+    with pytest.raises(ConfigError, match="--bands names 2 bands, but the model expects 3"):
+        RasterSource(path, InputSpec(), bands=("1", "2"))
+    with RasterSource(path, InputSpec(), bands=("vv", "vh", "vv")) as source:
+        assert np.array_equal(source.read(Window(0, 0, 1, 1)), pixels_of(2)[[0, 1, 0], :1, :1])
+
+
+def test_alpha_internal_mask_and_nan_say_which_pixels_are_data(tmp_path: Path) -> None:
+    hole = np.ones((20, 30), bool)
+    hole[3:9, 4:20] = False
+    rgba = np.concatenate([pixels_of(3), (hole * 255).astype(np.uint8)[None]])
+    files = [
+        write(tmp_path / "alpha.tif", rgba, photometric="RGB", alpha="YES"),
+        write(tmp_path / "mask.tif", pixels_of(3), mask=hole),
+        write(tmp_path / "nan.tif", np.where(hole, pixels_of(3, "float32"), np.nan).astype(np.float32)),
+        write(tmp_path / "tag.tif", np.where(hole, pixels_of(3, "int16"), -9999).astype(np.int16), nodata=-9999),
+    ]
+    for path in files:
+        with RasterSource(path, InputSpec()) as source:
+            window = Window(2, 3, 15, 20)
+            assert np.array_equal(source.valid(window), hole[window.slices]), path
+            source.read(Window(0, 0, 2, 2))
+            assert np.array_equal(source.valid(window), hole[window.slices]), "asked without reading first"
+
+
+def test_an_unsigned_nodata_value_must_fill_all_bands_and_a_signed_one_any(tmp_path: Path) -> None:
+    pixels = pixels_of(3)
+    pixels[0, 0, 0] = 0  # a dark red is no hole
+    pixels[:, 1, 1] = 0
+    with RasterSource(write(tmp_path / "u.tif", pixels, nodata=0), InputSpec()) as source:
+        assert np.argwhere(~source.valid(Window(0, 0, 20, 30))).tolist() == [[1, 1]]
+    signed = pixels_of(3, "int16")
+    signed[0, 0, 0] = -1
+    with RasterSource(write(tmp_path / "s.tif", signed, nodata=-1), InputSpec()) as source:
+        assert np.argwhere(~source.valid(Window(0, 0, 20, 30))).tolist() == [[0, 0]]
+
+
+def test_a_nodata_value_that_the_file_does_not_tell_can_be_given(tmp_path: Path) -> None:
+    pixels = pixels_of(3)
+    pixels[:, 4, 5] = 255
+    path = write(tmp_path / "untold.tif", pixels)
+    for nodata, holes in ((None, []), (255.0, [[4, 5]])):
+        source = open_source(path, InputSpec(), nodata=nodata)
+        assert np.argwhere(~source.valid(Window(0, 0, 20, 30))).tolist() == holes
+        source.close()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scale"), [("uint16", 255.0), ("float32", 255.0), ("uint8", 10000.0), ("uint8", 1.0)]
+)
+def test_values_on_another_scale_are_refused_until_the_scale_is_told(tmp_path: Path, dtype: str, scale: float) -> None:
+    path = write(tmp_path / "x.tif", pixels_of(1, dtype))
+    spec = InputSpec(bands=("grey",), scale=scale, mean=(0.5,), std=(0.5,))
+    with pytest.raises(DataError, match=rf"x.tif: pixels are {dtype}, but the model .* {scale:g} means 1.0; .*--scale"):
+        open_source(path, spec)
+    source = open_source(path, spec, scale=50)
+    expected = pixels_of(1, dtype).astype(np.float64) / 50 * scale
+    np.testing.assert_allclose(source.read(Window(0, 0, 20, 30)), expected, rtol=1e-6)
+    source.close()
+    with pytest.raises(ConfigError, match="scale 0"):
+        open_source(path, spec, scale=0)
+
+
+def test_control_points_are_kept_and_files_without_georeference_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    corners = ((0, 0), (0, 30), (20, 0), (20, 30))
+    points = [GroundControlPoint(r, c, 400000 + 2.0 * c, 5000000 - 2.0 * r) for r, c in corners]
+    path = write(tmp_path / "g.tif", pixels_of(1), crs=UTM, gcps=points, transform=None)
+    with RasterSource(path, ONE) as source:
+        assert source.georef is None
+        assert source.control is not None
+        assert [(p.row, p.col, p.x) for p in source.control.points][1] == (0, 30, 400060)
+        assert CRS.from_wkt(source.control.crs) == UTM
+    with caplog.at_level(logging.WARNING):
+        RasterSource(write(tmp_path / "bare.tif", pixels_of(1), crs=None, transform=None), ONE).close()
+        RasterSource(write(tmp_path / "nocrs.tif", pixels_of(1), crs=None), ONE).close()
+    assert "bare.tif: has no georeference" in caplog.text
+    assert "nocrs.tif: has no coordinate reference system" in caplog.text
+
+
+def test_missing_foreign_and_cut_off_files_are_one_line_errors(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone.tif: no such file"):
+        open_source(tmp_path / "gone.tif", InputSpec())
+    (tmp_path / "text.tif").write_text("not a raster")
+    with pytest.raises(DataError, match=r"text.tif: cannot be opened as a raster \(the file not recognized"):
+        open_source(tmp_path / "text.tif", InputSpec())
+    noise = np.random.default_rng(0).integers(0, 256, (3, 256, 256), dtype=np.uint8)
+    path = write(tmp_path / "cut.tif", noise, tiled=True, blockxsize=64, blockysize=64)
+    path.write_bytes(path.read_bytes()[:150_000])
+    source = open_source(path, InputSpec())
+    assert source.read(Window(0, 0, 64, 256)).shape == (3, 64, 256)
+    with pytest.raises(DataError, match=r"cut.tif: cannot be decoded in rows 192 to 256 .*; the file is damaged"):
+        source.read(Window(192, 0, 64, 256))
+    source.close()
+
+
+def test_a_photo_is_read_as_it_is_stored_and_transparent_pixels_are_no_data(tmp_path: Path) -> None:
+    rgba = np.random.default_rng(1).integers(0, 256, (8, 9, 4), dtype=np.uint8)
+    rgba[..., 3] = 255
+    rgba[2, 3, 3] = 0
+    Image.fromarray(rgba).save(tmp_path / "p.png")
+    source = open_source(tmp_path / "p.png", InputSpec())
+    everything = Window(0, 0, 8, 9)
+    assert np.array_equal(source.read(everything), rgba[..., :3].transpose(2, 0, 1))
+    assert np.argwhere(~source.valid(everything)).tolist() == [[2, 3]]
+    assert source.georef is None
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(DataError, match=r"broken.jpg"):
+        open_source(tmp_path / "broken.jpg", InputSpec())
+
+
+def test_an_array_must_have_bands_height_and_width() -> None:
+    with pytest.raises(DataError, match=r"array: image of shape \(4, 5\), expected \(bands, height, width\)"):
+        ArraySource(np.zeros((4, 5)))
+    source = ArraySource(np.array([[[1.0, np.nan]], [[np.inf, 2.0]]]))
+    assert source.valid(Window(0, 0, 1, 2)).tolist() == [[False, False]]
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "outcome"),
+    [
+        ("s2_8band.tif", None, (2201, 2629)),
+        ("s2_8band_uint16.tif", 10000, (379, 578)),
+        ("s2_8band_uint16.tif", None, "pixels are uint16"),
+        ("naip_4band_2020.tif", None, (723, 934)),
+        ("uav_ortho_rgba.tif", None, (758, 686)),
+        ("ortho_za_rgba_epsg4326.tif", None, (3039, 1098)),
+        ("landsat7_int16_nodata.tif", 255, (250, 250)),
+        ("rgba_uint16.tif", 65535, (411, 634)),
+        ("rgb_internal_mask.tif", None, (232, 383)),
+        ("gcps_only.tif", None, "has 1 bands, but the model expects 3"),
+        ("rotated.tif", None, "has 1 bands, but the model expects 3"),
+        ("cog_nodata_nan.tif", None, "has 1 bands, but the model expects 3"),
+        ("corrupt.tif", None, "cannot be decoded in rows 0 to 1024"),
+    ],
+)
+def test_every_awkward_raster_opens_or_says_why_not(
+    shared_data: Path, name: str, scale: float | None, outcome: Any
+) -> None:
+    def size() -> tuple[int, int]:
+        source = open_source(shared_data / "rasters" / name, InputSpec(), scale=scale)
+        try:
+            source.read(Window(0, 0, *source.shape))
+            return source.shape
+        finally:
+            source.close()
+
+    if isinstance(outcome, str):
+        with pytest.raises(DataError, match=outcome):
+            size()
+    else:
+        assert size() == outcome

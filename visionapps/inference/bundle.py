@@ -1,0 +1,198 @@
+"""A trained model as a folder without pickle: model.yaml, weights.safetensors, card.json.
+
+It is the only thing that crosses from training to the field.
+"""
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from visionapps import __version__
+from visionapps.errors import OutputError, VisionAppsError, WeightsError
+from visionapps.files import whole_output
+from visionapps.models import build
+from visionapps.segmentation.base import Segmentor
+from visionapps.structures import InputSpec, LabelSpace
+
+FORMAT = 1  # raise it when an older reader would misread model.yaml
+MODEL, WEIGHTS, CARD = "model.yaml", "weights.safetensors", "card.json"
+CHECKPOINT_KEY = "visionapps"  # what a training checkpoint says about its model stands under this key
+_PREFIX = "model."  # where a Lightning task keeps its Segmentor
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A model with everything needed to use it.
+
+    Attributes:
+        model: built by a function of visionapps.models, so that its recipe can build it again.
+        labels: what its K outputs mean.
+        tile: side in pixels of the square it was trained on; prediction uses the same by default.
+        card: free plain data for people: metrics, date, version.
+    """
+
+    model: Segmentor
+    labels: LabelSpace
+    tile: int
+    card: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.model.num_classes != len(self.labels):
+            raise WeightsError(
+                f"bundle: the model has {self.model.num_classes} outputs, but the label space has {len(self.labels)} "
+                "classes; they belong to different data sets"
+            )
+        if self.tile < 1:
+            raise WeightsError(f"bundle: tile {self.tile} must be at least 1 pixel")
+
+    @property
+    def spec(self) -> InputSpec:
+        """What the model eats."""
+        return self.model.spec
+
+    def save(self, folder: Path, overwrite: bool = False) -> None:
+        """Write the folder whole or not at all.
+
+        Raises:
+            OutputError: the folder exists (and overwrite is off, or it holds something else than a bundle).
+            WeightsError: the model has no recipe.
+        """
+        from safetensors.torch import save_file
+
+        if self.model.recipe is None:
+            raise WeightsError(
+                f"{folder}: a model without a recipe cannot be bundled; build it with a function of visionapps.models"
+            )
+        if folder.is_dir() and any(folder.iterdir()) and not (folder / MODEL).exists():
+            raise OutputError(f"{folder}: holds other files and no {MODEL}, so it is not replaced; choose a new folder")
+        head = {
+            "format": FORMAT,
+            "recipe": self.model.recipe,
+            "spec": self.spec.to_dict(),
+            "labels": self.labels.to_dict(),
+            "tile": self.tile,
+        }
+        card = {"visionapps": __version__, "created": datetime.now(UTC).isoformat(timespec="seconds"), **self.card}
+        # Cloned: tensors that share memory are refused by the format.
+        state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.model.state_dict().items()}
+        with whole_output(folder, overwrite) as part:
+            part.mkdir()
+            (part / MODEL).write_text(yaml.safe_dump(head, sort_keys=False))
+            (part / CARD).write_text(json.dumps(card, indent=2) + "\n")
+            save_file(state, part / WEIGHTS)
+
+
+def load(folder: Path) -> Bundle:
+    """Read a bundle; nothing in it is executed, and the model is built by visionapps.models only.
+
+    Returns:
+        The bundle, its model in evaluation mode on the CPU.
+
+    Raises:
+        WeightsError: a file is missing, damaged, of another version, or does not fit the model.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not folder.is_dir():
+        raise WeightsError(f"{folder}: no such bundle; expected a folder that `visionapps export` wrote")
+    missing = [name for name in (MODEL, WEIGHTS, CARD) if not (folder / name).is_file()]
+    if missing:
+        raise WeightsError(f"{folder}: {' and '.join(missing)} missing; a bundle is a folder that export wrote, whole")
+    head = _mapping(folder / MODEL, yaml.safe_load, yaml.YAMLError)
+    if head.get("format") != FORMAT:
+        raise WeightsError(
+            f"{folder / MODEL}: bundle format {head.get('format')!r}, but visionapps {__version__} reads {FORMAT}; "
+            "export the checkpoint again with this version, or install the one that wrote the bundle"
+        )
+    card = _mapping(folder / CARD, json.loads, json.JSONDecodeError)
+    try:
+        state = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{folder / WEIGHTS}: damaged ({error}); copy the bundle again or export it anew") from error
+    return _assemble(head, state, card, where=folder / MODEL)
+
+
+def from_checkpoint(path: Path) -> Bundle:
+    """A bundle of a training checkpoint. Where weights were averaged in training, it holds the averaged ones.
+
+    Args:
+        path: a Lightning .ckpt that training with visionapps wrote; read without executing anything in it.
+
+    Raises:
+        WeightsError: missing, damaged, not ours, or its weights do not fit its own recipe.
+    """
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such checkpoint; expected a .ckpt file that `visionapps fit` wrote")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise WeightsError(
+            f"{path}: cannot be read as a checkpoint of plain data and tensors ({reason}); it is damaged or "
+            "holds foreign objects: use one that `visionapps fit` wrote"
+        ) from error
+    head = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(head, Mapping) or "state_dict" not in checkpoint:
+        raise WeightsError(f"{path}: is no checkpoint of `visionapps fit` (no key {CHECKPOINT_KEY!r} in it)")
+    weights = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
+    training = {name: checkpoint[name] for name in ("epoch", "global_step") if name in checkpoint}
+    card = {"checkpoint": path.name, **training, "metrics": dict(head.get("metrics") or {})}
+    return _assemble(head, weights, card, where=path)
+
+
+def _assemble(head: Mapping[str, Any], state: Mapping[str, Tensor], card: dict[str, Any], *, where: Path) -> Bundle:
+    missing = [key for key in ("recipe", "spec", "labels", "tile") if key not in head]
+    if missing:
+        raise WeightsError(f"{where}: says nothing about {', '.join(missing)}; export the model anew")
+    try:
+        spec, labels, tile = InputSpec.from_dict(head["spec"]), LabelSpace.from_dict(head["labels"]), int(head["tile"])
+        model = build(head["recipe"])
+    except (VisionAppsError, TypeError, ValueError) as error:
+        raise WeightsError(f"{where}: does not describe a model that can be built: {error}") from error
+    if model.spec != spec:
+        raise WeightsError(f"{where}: the recipe builds a model for {model.spec}, but its weights belong to {spec}")
+    _fit(model, state, where)
+    try:
+        return Bundle(model.eval(), labels, tile, card)
+    except WeightsError as error:
+        raise WeightsError(f"{where}: {error}") from error
+
+
+def _fit(model: Segmentor, state: Mapping[str, Tensor], where: Path) -> None:
+    """Load weights that must be exactly those of the model."""
+    expected = model.state_dict()
+    problems = [
+        ("missing", [name for name in expected if name not in state]),
+        ("unknown", [name for name in state if name not in expected]),
+        ("of another shape", [n for n, t in expected.items() if n in state and state[n].shape != t.shape]),
+    ]
+    found = "; ".join(
+        f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+        for what, names in problems
+        if names
+    )
+    if found:
+        raise WeightsError(
+            f"{where}: the weights do not fit the model's {len(expected)} tensors: {found}; they belong to another "
+            "model or label space"
+        )
+    model.load_state_dict(dict(state))
+
+
+def _mapping(path: Path, parse: Any, parse_error: type[Exception]) -> dict[str, Any]:
+    try:
+        data = parse(path.read_text())
+    except (parse_error, OSError, UnicodeDecodeError) as error:
+        raise WeightsError(f"{path}: damaged ({str(error).splitlines()[0]}); export the bundle anew") from error
+    if not isinstance(data, dict):
+        raise WeightsError(f"{path}: holds {type(data).__name__}, expected a mapping; export the bundle anew")
+    return data

@@ -1,0 +1,192 @@
+"""Rasters that GDAL opens, read by windows: which bands, which pixels are data, and where they lie.
+
+Shapes: C bands, h w window.
+"""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from visionapps.errors import ConfigError, DataError
+from visionapps.inference.sources import ControlPoint, ControlPoints, finite
+from visionapps.structures import GeoRef, InputSpec
+from visionapps.windows import Window
+
+log = logging.getLogger(__name__)
+
+
+class RasterSource:
+    """Some bands of a file that GDAL opens. A context manager."""
+
+    def __init__(
+        self, path: Path, spec: InputSpec, *, bands: Sequence[str] | None = None, nodata: float | None = None
+    ) -> None:
+        """
+        Args:
+            path: GeoTIFF, VRT, JPEG 2000, ...
+            spec: which bands are wanted, by name.
+            bands: 1-based numbers or descriptions, one per band of the spec; None: by description, else by colour,
+                else the first ones.
+            nodata: the value that means "no data", where the file does not say so itself.
+
+        Raises:
+            DataError: missing, not readable, or without the bands wanted.
+        """
+        self._data = _open(path)
+        self._path = path
+        try:
+            _check_dtype(self._data, path)
+            self._indexes = _choose_bands(self._data, path, spec, bands)
+        except Exception:
+            self._data.close()
+            raise
+        data = self._data
+        self.name = str(path)
+        self.shape = (data.height, data.width)
+        self.bands = tuple(data.descriptions[i - 1] or str(i) for i in self._indexes)
+        self.dtype = np.dtype(np.result_type(*(data.dtypes[i - 1] for i in self._indexes)))
+        self.georef = _georef(data)
+        self.control = _control_points(data)
+        self._alpha = next((i for i, c in enumerate(data.colorinterp, 1) if c.name == "alpha"), None)
+        self._masked = any("per_dataset" in [f.name for f in flags] for flags in data.mask_flag_enums)
+        self._nodata = [data.nodatavals[i - 1] if nodata is None else nodata for i in self._indexes]
+        self._last: tuple[Window, np.ndarray] | None = None
+        if not (self.georef or self.control):
+            log.warning("%s: has no georeference, so its map has none either", path)
+        elif not ((self.georef and self.georef.crs) or (self.control and self.control.crs)):
+            log.warning("%s: has no coordinate reference system, so its map has none either", path)
+
+    def read(self, window: Window) -> np.ndarray:
+        indexes = [*self._indexes, self._alpha] if self._alpha else self._indexes
+        data = self._read(lambda w: self._data.read(indexes, window=w, out_dtype=self.dtype), window)
+        values = data[: len(self._indexes)]
+        # The mask is asked for next and comes out of the same bytes: decoding twice would cost as much as reading.
+        self._last = window, self._validity(window, values, data[-1] if self._alpha else None)
+        return values
+
+    def valid(self, window: Window) -> np.ndarray:
+        if self._last is None or self._last[0] != window:
+            self.read(window)
+        assert self._last is not None
+        return self._last[1]
+
+    def close(self) -> None:
+        self._data.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.close()
+
+    def _validity(self, window: Window, values: np.ndarray, alpha: np.ndarray | None) -> np.ndarray:
+        flags = finite(values)
+        if alpha is not None:
+            flags &= alpha > 0
+        elif self._masked:
+            flags &= self._read(lambda w: self._data.read_masks(self._indexes[0], window=w) > 0, window)
+        if None in self._nodata:
+            return flags
+        missing = np.stack([band == value for band, value in zip(values, self._nodata, strict=True)])
+        # An unsigned nodata value such as 0 is also a legal brightness: only all bands together mean "no data".
+        # -9999 in any single band is no measurement.
+        return flags & ~(missing.all(0) if np.issubdtype(self.dtype, np.unsignedinteger) else missing.any(0))
+
+    def _read(self, read: Any, window: Window) -> np.ndarray:
+        from rasterio.errors import RasterioError
+        from rasterio.windows import Window as Frame
+
+        try:
+            return np.asarray(read(Frame(window.col, window.row, window.width, window.height)))
+        except RasterioError as error:
+            raise DataError(
+                f"{self._path}: cannot be decoded in rows {window.row} to {window.row_end} ({root_cause(error)}); "
+                "the file is damaged or cut off: copy it again"
+            ) from error
+
+
+def _open(path: Path) -> Any:
+    import rasterio
+    from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said once, in our words
+            return rasterio.open(path)
+    except RasterioIOError as error:
+        reason = root_cause(error).replace(f"'{path}'", "the file").rstrip(".")
+        raise DataError(f"{path}: cannot be opened as a raster ({reason}); it is damaged or no raster") from error
+
+
+def _check_dtype(data: Any, path: Path) -> None:
+    odd = sorted({t for t in data.dtypes if np.dtype(t).kind not in "iuf"})
+    if odd:
+        raise DataError(f"{path}: pixels are {', '.join(odd)}; expected real numbers, such as uint8 or float32")
+
+
+def _choose_bands(data: Any, path: Path, spec: InputSpec, bands: Sequence[str] | None) -> list[int]:
+    if bands:
+        if len(bands) != len(spec.bands):
+            raise ConfigError(
+                f"--bands names {len(bands)} bands, but the model expects {len(spec.bands)}: {spec.bands}"
+            )
+        return [_find_band(data, path, band) for band in bands]
+    described = [(text or "").lower() for text in data.descriptions]
+    colors = [color.name for color in data.colorinterp]
+    wanted = [name.lower() for name in spec.bands]
+    for names in (described, colors):
+        if all(names.count(name) == 1 for name in wanted):
+            return [names.index(name) + 1 for name in wanted]
+    usable = [i for i, color in enumerate(colors, 1) if color != "alpha"]
+    if len(usable) < len(wanted):
+        raise DataError(
+            f"{path}: has {len(usable)} bands, but the model expects {len(wanted)} ({', '.join(spec.bands)}); use a "
+            "raster that has them, or name bands to use (again) with --bands, as in --bands 1,1,1"
+        )
+    if len(usable) > len(wanted):
+        log.warning(
+            "%s: taking bands %s of %d as %s; choose others with --bands",
+            path, ", ".join(map(str, usable[: len(wanted)])), len(usable), ", ".join(spec.bands),
+        )  # fmt: skip
+    return usable[: len(wanted)]
+
+
+def _find_band(data: Any, path: Path, band: str) -> int:
+    if str(band).isdecimal() and 1 <= int(band) <= data.count:
+        return int(band)
+    described = [(text or "").lower() for text in data.descriptions]
+    if str(band).lower() in described:
+        return described.index(str(band).lower()) + 1
+    known = [text for text in data.descriptions if text]
+    raise DataError(
+        f"{path}: has no band {band!r}; expected a number from 1 to {data.count}"
+        + (f" or one of {', '.join(known)}" if known else "")
+    )
+
+
+def _georef(data: Any) -> GeoRef | None:
+    crs = data.crs.to_wkt() if data.crs else None
+    if data.transform.is_identity and crs is None:
+        return None
+    return GeoRef(crs, tuple(data.transform)[:6])
+
+
+def _control_points(data: Any) -> ControlPoints | None:
+    points, crs = data.gcps
+    if not points:
+        return None
+    return ControlPoints(
+        tuple(ControlPoint(p.row, p.col, p.x, p.y, p.z or 0.0) for p in points), crs.to_wkt() if crs else None
+    )
+
+
+def root_cause(error: BaseException) -> str:
+    """GDAL's own words for an error that rasterio raised."""
+    while error.__cause__ is not None:  # rasterio says "see previous exception" and means it
+        error = error.__cause__
+    return " ".join(str(error).split())
