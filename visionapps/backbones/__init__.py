@@ -1,1 +1,8 @@
 """Classification networks as feature pyramids."""
+
+from visionapps.backbones.base import Backbone
+from visionapps.backbones.packages import PACKAGES
+from visionapps.backbones.timm_pyramid import list_pyramids, pyramid
+from visionapps.backbones.weights import default_spec
+
+__all__ = ["PACKAGES", "Backbone", "default_spec", "list_pyramids", "pyramid"]

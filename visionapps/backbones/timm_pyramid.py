@@ -1,0 +1,252 @@
+"""Any network of timm that has a feature pyramid, as a Backbone: strides and channels are probed, never typed."""
+
+import difflib
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import timm
+import torch
+from timm.layers import Format
+from timm.models import is_model, model_entrypoint, split_model_name_tag
+from torch import Tensor, nn
+
+from visionapps.backbones.base import Backbone
+from visionapps.backbones.weights import default_spec, fit_state, read_state, weights_file
+from visionapps.errors import ConfigError
+from visionapps.structures import InputSpec, Level
+
+# What must be said to networks of a fixed image size so that they take any; tried in this order.
+_FREE_SIZE: tuple[dict[str, bool], ...] = ({}, {"strict_img_size": False})
+
+# Families of timm without a pyramid for images of any size: a single stride, a fixed size, or strides no head can use.
+_WITHOUT_PYRAMID = frozenset(
+    """
+    beit cait coat convit convmixer crossvit deepseek_vit deit efficientformer efficientformer_v2 efficientvim
+    efficientvit_msra eva gcvit gemma4_vit hiera inception_resnet_v2 inception_v3 inception_v4 levit mlp_mixer
+    naflexvit nasnet nest pit pnasnet qwen3_vit sequencer shvit tnt visformer vision_transformer
+    vision_transformer_hybrid vision_transformer_relpos vision_transformer_sam vitamin volo xception xcit
+    """.split()  # noqa: SIM905
+)
+
+
+def pyramid(
+    name: str,
+    *,
+    spec: InputSpec | None = None,
+    weights: str | None = None,
+    strides: Sequence[int] = (2, 4, 8, 16, 32),
+    output_stride: int = 32,
+) -> Backbone:
+    """A classification network of timm as a feature pyramid. Nothing is read from disk or network but a file's header.
+
+    Args:
+        name: timm name; ``visionapps models --backbones`` lists them.
+        spec: what the network eats; its number of bands decides the first convolution. None: what belongs to the
+            weights, see ``default_spec``.
+        weights: None (random), "package", "hub", "hub:<tag>" or a file; they are recorded here and loaded by
+            ``load_pretrained``.
+        strides: which levels to give, out of those that the network has; stages past the last one are removed.
+        output_stride: 16 or 8 keep the deep stages at that stride, with dilated convolutions. Of the maps that then
+            share a stride, only the deepest becomes a level.
+
+    Raises:
+        ConfigError: timm has no such network, or it has no pyramid, a fixed image size, or no dilation.
+    """
+    architecture = _known(name)
+    if output_stride not in (8, 16, 32):
+        raise ConfigError(f"{name}: output_stride {output_stride} is not possible; choose 8, 16 or 32")
+    return TimmPyramid(
+        name,
+        plan=_plan(architecture, tuple(sorted(set(strides))), output_stride),
+        spec=spec or default_spec(name, weights),
+        weights=weights,
+    )
+
+
+def list_pyramids(pattern: str = "*") -> list[str]:
+    """Names of timm's networks that can serve as a pyramid, in timm's order.
+
+    Judged by family, without building any of them: a few members of a listed family have a fixed image size all the
+    same, which ``pyramid`` finds out and says.
+
+    Args:
+        pattern: shell-style wildcards, e.g. ``resnet*``.
+    """
+    names = fnmatch.filter(timm.list_models(), pattern)
+    return [n for n in names if model_entrypoint(n).__module__.rsplit(".", 1)[-1] not in _WITHOUT_PYRAMID]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """How to build a pyramid, found by building it once without memory (on the meta device)."""
+
+    architecture: str
+    levels: tuple[Level, ...]
+    indices: tuple[int, ...]  # timm's out_indices
+    options: tuple[tuple[str, Any], ...]  # more arguments of timm's constructor
+    superfluous: tuple[str, ...]  # parameters that no level depends on
+
+    def build(self, bands: int) -> nn.Module:
+        body: nn.Module = timm.create_model(
+            self.architecture, features_only=True, in_chans=bands, out_indices=self.indices, **dict(self.options)
+        )
+        _cut(body, self.superfluous)
+        return body
+
+
+class TimmPyramid(Backbone):
+    """See ``pyramid``, which builds it.
+
+    Attributes:
+        name: timm name.
+        weights: the setting that ``load_pretrained`` follows.
+        body: timm's network.
+    """
+
+    def __init__(self, name: str, plan: _Plan, *, spec: InputSpec, weights: str | None) -> None:
+        super().__init__()
+        self.name = name
+        self.levels = plan.levels
+        self.spec = spec
+        self.weights = weights
+        self.body = plan.build(len(spec.bands))
+        self._channels_last = _is_channels_last(self.body)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        maps = self.body(image)
+        if self._channels_last:
+            return tuple(m.permute(0, 3, 1, 2).contiguous() for m in maps)
+        return tuple(maps)
+
+    def load_pretrained(self) -> None:
+        if self.weights is None:
+            return
+        source = str(weights_file(self.weights) or f"weights {self.weights!r}")
+        state = read_state(self.name, self.weights)
+        fitted = fit_state(state, self.body.state_dict(), name=self.name, source=source, bands=len(self.spec.bands))
+        self.body.load_state_dict(fitted)
+
+
+def _known(name: str) -> str:
+    """The architecture in a timm name, which may carry a tag of weights after a dot."""
+    architecture = str(split_model_name_tag(name)[0])
+    if is_model(architecture):
+        return architecture
+    close = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.4)
+    hint = f"did you mean {', '.join(close)}? " if close else ""
+    raise ConfigError(
+        f"backbone {name!r}: timm has no such network; {hint}`visionapps models --backbones PATTERN` lists them"
+    )
+
+
+@lru_cache(maxsize=64)
+def _plan(architecture: str, strides: tuple[int, ...], output_stride: int) -> _Plan:
+    """Choose and check the levels of a network."""
+    dilation = {} if output_stride == 32 else {"output_stride": output_stride}
+    complaint = ""
+    for free in _FREE_SIZE:
+        options = {**dilation, **free}
+        try:
+            body = _sketch(architecture, options)
+        except (TypeError, AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
+            complaint = complaint or _why_not_built(architecture, output_stride, error)
+            continue
+        indices, levels = _choose(architecture, body.feature_info.info, strides)
+        if indices != tuple(body.feature_info.out_indices):
+            body = _sketch(architecture, {**options, "out_indices": indices})
+        wrong = _probe(body, levels, levels[-1].stride)
+        if wrong is None:
+            return _Plan(architecture, levels, indices, tuple(options.items()), _superfluous(body, levels))
+        coarsest = int(body.feature_info.info[-1]["reduction"])
+        if coarsest > levels[-1].stride and _probe(body, levels, coarsest) is None:
+            wrong = f"its maps fit images in multiples of {coarsest} only; add that to the strides {strides}"
+        complaint = complaint or f"{architecture}: {wrong}"
+    raise ConfigError(
+        f"{complaint}; choose another backbone, for instance of the families resnet, efficientnet, convnext, swin"
+    )
+
+
+def _sketch(architecture: str, options: dict[str, Any]) -> Any:
+    """The network with shapes but without numbers: no memory, no initialisation."""
+    with torch.device("meta"):
+        return timm.create_model(architecture, features_only=True, **options).eval()
+
+
+def _why_not_built(architecture: str, output_stride: int, error: Exception) -> str:
+    if output_stride != 32:
+        return f"{architecture}: it cannot be dilated to output_stride {output_stride}; leave that at 32"
+    return f"{architecture}: timm offers no feature pyramid of it ({str(error) or type(error).__name__})"
+
+
+def _choose(
+    architecture: str, maps: Sequence[dict[str, Any]], strides: tuple[int, ...]
+) -> tuple[tuple[int, ...], tuple[Level, ...]]:
+    """Of timm's maps, the deepest one at each of the wanted strides: their indices and levels."""
+    deepest = {int(m["reduction"]): (i, int(m["num_chs"])) for i, m in enumerate(maps)}
+    if len(deepest) == 1:
+        raise ConfigError(
+            f"{architecture}: all its maps have the stride {next(iter(deepest))}, so it is no pyramid; choose a "
+            "convolutional network or a hierarchical transformer, for instance convnext_tiny or pvt_v2_b1"
+        )
+    kept = [s for s in strides if s in deepest]
+    if not kept:
+        raise ConfigError(
+            f"{architecture}: has maps of the strides {', '.join(map(str, sorted(deepest)))}, but none of the wanted "
+            f"{', '.join(map(str, strides))}; ask for one of its own"
+        )
+    return tuple(deepest[s][0] for s in kept), tuple(Level(s, deepest[s][1]) for s in kept)
+
+
+def _probe(body: nn.Module, levels: tuple[Level, ...], unit: int) -> str | None:
+    """What is wrong with the sizes of the maps, at two image sizes in multiples of unit; None when all is right."""
+    for height, width in ((7 * unit, 7 * unit), (3 * unit, 4 * unit)):
+        try:
+            maps = _maps(body, height, width)
+        except (AssertionError, RuntimeError, ValueError, IndexError) as error:
+            return f"takes images of a fixed size only, not {height}x{width} ({str(error) or 'its layers refuse it'})"
+        for got, level in zip(maps, levels, strict=True):
+            expected = (level.channels, height // level.stride, width // level.stride)
+            if tuple(got.shape[1:]) != expected:
+                return (
+                    f"its map of stride {level.stride} has (C, H, W) = {tuple(got.shape[1:])} for an image of "
+                    f"{height}x{width}, not {expected}: layers without padding, or windows, shift it off the pixels"
+                )
+    return None
+
+
+def _maps(body: nn.Module, height: int, width: int) -> list[Tensor]:
+    image = torch.zeros(1, 3, height, width, device="meta")
+    maps: list[Tensor] = list(body(image))
+    return [m.permute(0, 3, 1, 2) for m in maps] if _is_channels_last(body) else maps
+
+
+def _is_channels_last(body: nn.Module) -> bool:
+    # A FeatureGetterNet turns its maps to NCHW itself, and says so here.
+    return bool(getattr(body, "output_fmt", None) == Format.NHWC)
+
+
+def _superfluous(body: nn.Module, levels: tuple[Level, ...]) -> tuple[str, ...]:
+    """Names of the parameters that no map depends on: timm keeps the unused stages of some families."""
+    unit = levels[-1].stride
+    total = torch.stack([m.sum() for m in _maps(body, 3 * unit, 4 * unit)]).sum()
+    named = dict(body.named_parameters())
+    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    return tuple(name for name, g in zip(named, gradients, strict=True) if g is None)
+
+
+def _cut(body: nn.Module, superfluous: Sequence[str]) -> None:
+    """Remove the trailing stages that only hold superfluous parameters, and freeze what cannot be removed."""
+    unused = set(superfluous)
+    for name, parent in list(body.named_modules()):
+        while isinstance(parent, nn.Sequential) and len(parent) > 0:
+            last = f"{name}.{next(reversed(parent._modules))}"
+            parameters = [f"{last}.{p}" for p, _ in parent[-1].named_parameters()]
+            if not parameters or not unused.issuperset(parameters):
+                break
+            del parent[-1]
+    for name, parameter in body.named_parameters():
+        if name in unused:
+            parameter.requires_grad_(False)
