@@ -4,7 +4,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from visionapps.errors import DataError, OutputError
@@ -48,7 +48,8 @@ def whole_output(path: Path, overwrite: bool = False) -> Iterator[Path]:
         overwrite: replace what is there.
 
     Raises:
-        OutputError: ``path`` exists and overwrite is off, or the disk is full or refuses the write.
+        OutputError: ``path`` exists and overwrite is off, a folder stands where a file is to go, or the disk is full or
+            refuses the write.
     """
     refuse_existing(path, overwrite)
     # Same suffix: writers choose the format by it.
@@ -56,8 +57,12 @@ def whole_output(path: Path, overwrite: bool = False) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
+        if path.is_dir() and not temporary.is_dir():  # --out . --overwrite must not empty a folder for one file
+            raise OutputError(f"{path}: is a folder, but the result is a file; give a file name inside it")
         if path.is_dir():
             shutil.rmtree(path)
+        elif temporary.is_dir():
+            path.unlink(missing_ok=True)
         os.replace(temporary, path)
     except OSError as error:
         raise output_error(path, error) from error
@@ -65,7 +70,8 @@ def whole_output(path: Path, overwrite: bool = False) -> Iterator[Path]:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # the first error says more than one about tidying up after it
+                temporary.unlink()
 
 
 def output_error(path: Path, error: OSError) -> OutputError:
