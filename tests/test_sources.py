@@ -217,9 +217,9 @@ def test_an_array_must_have_bands_height_and_width() -> None:
         ("landsat7_int16_nodata.tif", 255, (250, 250)),
         ("rgba_uint16.tif", 65535, (411, 634)),
         ("rgb_internal_mask.tif", None, (232, 383)),
-        ("gcps_only.tif", None, "has 1 bands, but the model expects 3"),
-        ("rotated.tif", None, "has 1 bands, but the model expects 3"),
-        ("cog_nodata_nan.tif", None, "has 1 bands, but the model expects 3"),
+        ("gcps_only.tif", None, "has 1 band, but the model expects 3"),
+        ("rotated.tif", None, "has 1 band, but the model expects 3"),
+        ("cog_nodata_nan.tif", None, "has 1 band, but the model expects 3"),
         ("corrupt.tif", None, "cannot be decoded in rows 0 to 1024"),
     ],
 )

@@ -88,6 +88,7 @@ class Bundle:
             (part / MODEL).write_text(yaml.safe_dump(head, sort_keys=False))
             (part / CARD).write_text(json.dumps(card, indent=2) + "\n")
             save_file(state, part / WEIGHTS)
+            (part / WEIGHTS).chmod((part / MODEL).stat().st_mode)  # safetensors writes for the owner alone
 
 
 def load(folder: Path) -> Bundle:

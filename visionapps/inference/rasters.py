@@ -145,7 +145,7 @@ def _choose_bands(data: Any, path: Path, spec: InputSpec, bands: Sequence[str] |
     usable = [i for i, color in enumerate(colors, 1) if color != "alpha"]
     if len(usable) < len(wanted):
         raise DataError(
-            f"{path}: has {len(usable)} bands, but the model expects {len(wanted)} ({', '.join(spec.bands)}); use a "
+            f"{path}: has {_bands(len(usable))}, but the model expects {len(wanted)} ({', '.join(spec.bands)}); use a "
             "raster that has them, or name bands to use (again) with --bands, as in --bands 1,1,1"
         )
     if len(usable) > len(wanted):
@@ -154,6 +154,10 @@ def _choose_bands(data: Any, path: Path, spec: InputSpec, bands: Sequence[str] |
             path, ", ".join(map(str, usable[: len(wanted)])), len(usable), ", ".join(spec.bands),
         )  # fmt: skip
     return usable[: len(wanted)]
+
+
+def _bands(count: int) -> str:
+    return f"{count} band{'s'[: count != 1]}"
 
 
 def _find_band(data: Any, path: Path, band: str) -> int:

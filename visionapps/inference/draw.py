@@ -1,0 +1,107 @@
+"""From one source to the files a person asked for: an index mask, an overlay, or both."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from visionapps.errors import ConfigError
+from visionapps.files import list_files
+from visionapps.inference.predictor import Predictor, Progress
+from visionapps.inference.sinks import mask_file, overlay_file
+from visionapps.inference.sources import Source, is_raster
+from visionapps.structures import LabelSpace
+
+
+@dataclass(frozen=True)
+class Job:
+    """An image and the maps to draw of it."""
+
+    image: Path
+    mask: Path | None  # .tif of a raster, .png of a photo
+    overlay: Path | None  # .tif of a raster, .jpg of a photo
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """The files that will be written."""
+        return tuple(path for path in (self.mask, self.overlay) if path)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What a map shows."""
+
+    shape: tuple[int, int]  # (H, W)
+    pixels: tuple[int, ...]  # of each class
+
+    @property
+    def valid(self) -> float:
+        """Share of the pixels that have data."""
+        return sum(self.pixels) / (self.shape[0] * self.shape[1])
+
+
+def plan_jobs(inputs: Sequence[Path], folder: Path, *, masks: bool = True, overlays: bool = False) -> list[Job]:
+    """Which file becomes which.
+
+    Args:
+        inputs: photos, rasters, and folders of them.
+        folder: where the maps go: NAME.tif or NAME.png, NAME_overlay.tif or NAME_overlay.jpg.
+        masks: draw index masks.
+        overlays: draw overlays.
+
+    Raises:
+        ConfigError: two inputs would be drawn to one file, or an input would be overwritten.
+        DataError: a folder is missing or has no images.
+    """
+    images = [image for path in inputs for image in ([path] if path.is_file() else list_files(path))]
+    jobs = []
+    for image in images:
+        raster = is_raster(image)
+        mask = folder / f"{image.stem}{'.tif' if raster else '.png'}"
+        overlay = folder / f"{image.stem}_overlay{'.tif' if raster else '.jpg'}"
+        jobs.append(Job(image, mask if masks else None, overlay if overlays else None))
+    originals = {image.resolve() for image in images}
+    takers: dict[Path, Path] = {}
+    for job in jobs:
+        for output in job.outputs:
+            if output.resolve() in originals:
+                raise ConfigError(f"{output}: is an input itself and would be overwritten; choose another --out")
+            if output in takers:
+                raise ConfigError(
+                    f"{output}: both {takers[output]} and {job.image} would be drawn to it; predict them separately"
+                )
+            takers[output] = job.image
+    return jobs
+
+
+def draw(
+    predictor: Predictor,
+    source: Source,
+    job: Job,
+    *,
+    labels: LabelSpace,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Drawn:
+    """Predict a source and write the job's maps, all of them or none.
+
+    Raises:
+        DataError: the source cannot be read, or has no valid pixel.
+        OutputError: a map exists already, or the disk refuses it.
+    """
+    counts = np.zeros(256, np.int64)
+    with ExitStack() as stack:
+        sinks = []
+        if job.mask:
+            sinks.append(stack.enter_context(mask_file(job.mask, source, labels, overwrite=overwrite)))
+        if job.overlay:
+            spec = predictor.model.spec
+            overlay = overlay_file(job.overlay, source, labels, spec=spec, overwrite=overwrite)
+            sinks.append(stack.enter_context(overlay))
+        for window, values in predictor.segment(source, progress):
+            counts += np.bincount(values.ravel(), minlength=256)
+            for sink in sinks:
+                sink.write(window, values)
+    return Drawn(source.shape, tuple(int(n) for n in counts[: len(labels)]))
