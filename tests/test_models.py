@@ -101,6 +101,14 @@ def test_unet_can_be_asked_for_fewer_steps_and_the_backbone_for_fewer_maps():
     assert coarse.decoder.stride == 4
 
 
+@pytest.mark.parametrize(("wire", "strides"), [(fcn32s, [32]), (fcn16s, [16, 32]), (fcn8s, [8, 16, 32])])
+def test_the_arguments_of_an_fcn_reach_its_head(wire, strides):
+    model = wire(RESNET, K, head_channels=10, dropout=0.25)
+    assert [level.stride for level in model.levels] == strides
+    assert {m.p for m in model.modules() if isinstance(m, nn.Dropout) and m.p} == {0.25}
+    assert model.decoder.scores[0].weight.shape == (K, 10, 1, 1)
+
+
 def test_a_backbone_is_no_deeper_than_its_decoder_reads():
     model = smp("PSPNet", RESNET, K)
     assert [level.stride for level in model.levels] == [8]
