@@ -76,9 +76,8 @@ def test_colour_alone_does_not_tell_the_classes_apart_but_says_something():
 
 
 def test_styles_differ_in_light():
-    means = [
-        landscape(128, 128, np.random.default_rng(5), Style.draw(np.random.default_rng(i)))[0].mean() for i in range(8)
-    ]
+    styles = [Style.draw(np.random.default_rng(i)) for i in range(8)]
+    means = [landscape(128, 128, np.random.default_rng(5), style)[0].mean() for style in styles]
     assert np.std(means) > 5
 
 
@@ -144,7 +143,7 @@ def test_the_sample_submission_lists_24_rows_for_each_test_photo(demo):
 
 
 def test_a_demo_is_not_written_over_something_else(demo):
-    with pytest.raises(OutputError, match="exists already.*--overwrite"):
+    with pytest.raises(OutputError, match=r"exists already.*--overwrite"):
         write_demo(demo.images.parent)
 
 

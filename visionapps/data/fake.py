@@ -130,8 +130,8 @@ def _scene(height: int, width: int, seed: int, number: int) -> tuple[np.ndarray,
     """A scene that has something of every class."""
     rng = np.random.default_rng((seed, number))
     style = Style.draw(rng)
-    while True:  # about every third scene has no water
-        image, labels = landscape(height, width, rng, style)
+    while True:  # now and then a scene has too few houses
+        image, labels = landscape(height, width, rng, style, water=1.0)
         if np.bincount(labels.ravel(), minlength=len(LAND_COVER)).min() >= MIN_SHARE * labels.size:
             return image, labels
 

@@ -82,13 +82,12 @@ def fields(
     color = colors[kind] + rng.normal(0, 7, (count, 1)) + rng.normal(0, 3, (count, 3))
     green = classes[kind] == GRASS
     color[green] += style.dryness * np.array([34, 14, 10])
-    image = color[parcel].astype(np.float32)
+    image = color.astype(np.float32)[parcel]
 
     rows, cols = np.mgrid[:height, :width].astype(np.float32)
-    angle, period = rng.uniform(0, np.pi, count), rng.uniform(6, 12, count)
-    along = (np.cos(angle) * 2 * np.pi / period).astype(np.float32), (np.sin(angle) * 2 * np.pi / period)
-    wobble = fractal(height, width, 60, 2, rng)
-    plough = np.sin(cols * along[0][parcel] + rows * along[1].astype(np.float32)[parcel] + wobble)
+    angle, frequency = rng.uniform(0, np.pi, count), 2 * np.pi / rng.uniform(6, 12, count)
+    across, down = ((f * frequency).astype(np.float32)[parcel] for f in (np.cos(angle), np.sin(angle)))
+    plough = np.sin(cols * across + rows * down + fractal(height, width, 60, 2, rng))
     patchy, fine = fractal(height, width, 120, 4, rng), fractal(height, width, 6, 3, rng)
     light = lines[kind].astype(np.float32)[parcel] * plough + 5 * patchy
     light += textures[kind].astype(np.float32)[parcel] * fine
@@ -137,29 +136,28 @@ def curve(height: int, width: int, rng: np.random.Generator, wild: float) -> np.
     return path
 
 
-def river(image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Water in three scenes of four: a river or a pond, deeper towards the middle, with a sandy bank."""
+def river(image: np.ndarray, labels: np.ndarray, chance: float, rng: np.random.Generator) -> None:
+    """Perhaps a river, or half as often a pond, deeper towards the middle and with a sandy bank; in place."""
     height, width = labels.shape
     body = np.zeros((height, width), dtype=np.uint8)
     choice = rng.random()
-    if choice < 0.5:
+    if choice < chance * 2 / 3:
         path = curve(height, width, rng, 0.06)
         widths = rng.uniform(24, 48) * (1 + 0.25 * np.sin(np.linspace(0, rng.uniform(6, 14), len(path))))
         for (x, y), radius in zip(path, widths, strict=True):
             cv2.circle(body, (round(x), round(y)), round(radius), 255, -1)
-    elif choice < 0.75:
+    elif choice < chance:
         centre = rng.uniform(0.15, 0.85, 2) * (width, height)
-        axes = rng.uniform(45, 110, 2)
+        axes = rng.uniform(0.08, 0.15, 2) * np.sqrt(height * width)
         cv2.ellipse(body, (centre, 2 * axes, float(rng.uniform(0, 180))), 255, -1)
     edge = cv2.GaussianBlur(body, (0, 0), 9).astype(np.float32) / 255 + 0.06 * fractal(height, width, 40, 3, rng)
     water, bank = edge > 0.5, (edge > 0.25) & (edge <= 0.5)
     if not water.any():
-        return image
-    depth = np.clip(cv2.distanceTransform(water.astype(np.uint8), cv2.DIST_L2, 5) / 30, 0, 1)[..., None]
+        return
+    depth = np.clip(cv2.distanceTransform(water.astype(np.uint8), cv2.DIST_L2, 5)[water] / 30, 0, 1)[:, None]
     shallow, deep = np.array([104, 112, 88]) + rng.normal(0, 6, 3), np.array([48, 74, 78]) + rng.normal(0, 8, 3)
-    ripples = fractal(height, width, 14, 3, rng)[..., None] * 2.5
-    image = np.where(water[..., None], shallow * (1 - depth) + deep * depth + ripples, image)
-    image = np.where(bank[..., None], 0.5 * image + 0.5 * np.array([164, 146, 112]), image)
+    ripples = fractal(height, width, 14, 3, rng)[water][:, None] * 2.5
+    image[water] = shallow * (1 - depth) + deep * depth + ripples
+    image[bank] = 0.5 * image[bank] + np.array([82, 73, 56], dtype=np.float32)
     labels[water] = WATER
     labels[bank] = BARE
-    return image.astype(np.float32)

@@ -23,7 +23,7 @@ class House:
 
 
 def landscape(
-    height: int, width: int, rng: np.random.Generator, style: Style | None = None
+    height: int, width: int, rng: np.random.Generator, style: Style | None = None, *, water: float = 0.75
 ) -> tuple[np.ndarray, np.ndarray]:
     """An aerial photo and its land cover.
 
@@ -32,13 +32,14 @@ def landscape(
         width: columns.
         rng: decides everything.
         style: sun, season and haze; None draws them too.
+        water: probability of a river or a pond, in [0, 1].
 
     Returns:
         (H, W, 3) uint8 RGB, and (H, W) uint8 labels of LAND_COVER.
     """
     style = style or Style.draw(rng)
     image, labels, wood = fields(height, width, style, rng)
-    image = river(image, labels, rng)
+    river(image, labels, water, rng)
     roads = _roads(image, labels, rng)
     houses = _houses(labels, roads, style, rng)
     crowns = _crowns(labels, wood, houses, rng)
