@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json is not None:
         refuse_existing(options.json, options.overwrite)
     names, scores, files = _of_bundle(options) if options.bundle else _of_masks(options)
-    print(_table(names, scores))
+    print(score_table(names, scores))
     print(f"\nmean Dice {scores.mean_dice:.3f}, mean IoU {scores.mean_iou:.3f}, accuracy {scores.accuracy:.3f}", end="")
     print(f" over {files} images and {sum(scores.support):,} labelled pixels")
     if options.json is not None:
@@ -160,7 +160,9 @@ def _bar(items: Sequence[T]) -> Iterator[T]:
     yield from bar
 
 
-def _table(names: Sequence[str], scores: "Scores") -> str:
+def score_table(names: Sequence[str], scores: "Scores") -> str:
+    """One line per class, and one with the means; a dash where a value is not defined."""
+
     def shown(value: float) -> float | None:
         return None if value != value else value  # NaN
 
@@ -173,4 +175,5 @@ def _table(names: Sequence[str], scores: "Scores") -> str:
         )
         for k, name in enumerate(names)
     ]
+    rows.append(("mean", shown(scores.mean_dice), shown(scores.mean_iou), None, None, "100%"))
     return render(("class", "Dice", "IoU", "precision", "recall", "of truth"), rows)

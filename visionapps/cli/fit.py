@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from visionapps.cli.evaluate import score_table
 from visionapps.errors import ConfigError
 from visionapps.files import refuse_existing
 
@@ -30,7 +31,11 @@ def run(options: argparse.Namespace) -> int:
     if not options.no_report:
         from visionapps.training.report import write_report
 
-        print(write_report(finished, out))
+        labels, scores = write_report(finished, out)
+        print(f"\nBest checkpoint on the {len(finished.val)} validation photos:\n")
+        print(score_table(labels.names, scores))
+        print(f"\npictures         {out / 'report'}")
+    print(f"trained for      {finished.seconds:.0f} s")
     print(f"best checkpoint  {finished.checkpoint}")
     print(f"next             visionapps export {finished.checkpoint} --out {out / 'bundle'}")
     return 0

@@ -1,12 +1,13 @@
 """The data side of a segmentation run: examined photos, random crops to train on, tiles to validate on."""
 
+import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 
 from visionapps.data.crops import EpochIndices, EvalTiles, RandomCrops, Sample, collate, init_worker
 from visionapps.data.dataset import Dataset
@@ -32,6 +33,28 @@ class Crops:
     per_epoch: int | None = None
     balance: float = 0.5
     scale: tuple[float, float] = (1.0, 1.0)
+
+
+class _Share(Sampler[int]):
+    """Every world-th index of an order, so that processes share the crops of an epoch evenly.
+
+    Lightning's own distributed sampler would wrap the order and no longer tell it the epoch.
+    """
+
+    def __init__(self, order: EpochIndices, rank: int, world: int) -> None:
+        self._order = order
+        self._rank = rank
+        self._world = world
+
+    def set_epoch(self, epoch: int) -> None:
+        self._order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        # Equal for all processes: one with a batch more would wait for the others for ever.
+        return len(self._order) // self._world
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(self._order, self._rank, len(self) * self._world, self._world)
 
 
 class SegmentationData(LightningDataModule):
@@ -95,8 +118,7 @@ class SegmentationData(LightningDataModule):
             balance=crops.balance,
             scale=crops.scale,
         )
-        rank, world = self._place()
-        order = EpochIndices(length)
+        order = _Share(EpochIndices(length), *self._place())
         return self._loader(drawn, order, drop_last=len(order) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Sample]:

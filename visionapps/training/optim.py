@@ -73,7 +73,6 @@ def _block(name: str) -> str:
     return ".".join(parts[: number + 1])
 
 
-@dataclass(frozen=True)
 class Curve:
     """The factor on the learning rate as a function of the progress of the run; constant after the warm-up.
 
@@ -81,11 +80,11 @@ class Curve:
         warmup: share of the steps in [0, 1) over which the rate rises linearly from zero.
     """
 
-    warmup: float = 0.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.warmup < 1:
-            raise ConfigError(f"learning-rate curve: warmup is a share of the run in [0, 1), not {self.warmup}")
+    # Not a dataclass: the parser of YAML files takes a dataclass for final and would refuse the subclasses below.
+    def __init__(self, warmup: float = 0.0) -> None:
+        if not 0 <= warmup < 1:
+            raise ConfigError(f"learning-rate curve: warmup is a share of the run in [0, 1), not {warmup}")
+        self.warmup = warmup
 
     def factor(self, progress: float) -> float:
         """Args: progress: share of the run that is done, in [0, 1]."""
@@ -103,21 +102,33 @@ class Curve:
         return LambdaLR(optimizer, lambda step: self.factor(min(1.0, (step + 0.5) / total_steps)))
 
 
-@dataclass(frozen=True)
 class Cosine(Curve):
-    """Half a cosine from 1 to ``final`` after the warm-up. Source: Loshchilov and Hutter 2017, SGDR."""
+    """Half a cosine from 1 to ``final`` after the warm-up. Source: Loshchilov and Hutter 2017, SGDR.
 
-    final: float = 0.0
+    Args:
+        warmup: share of the steps in [0, 1) over which the rate rises linearly from zero.
+        final: factor at the end of the run.
+    """
+
+    def __init__(self, warmup: float = 0.0, final: float = 0.0) -> None:
+        super().__init__(warmup)
+        self.final = final
 
     def after_warmup(self, progress: float) -> float:
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * progress)) / 2
 
 
-@dataclass(frozen=True)
 class Poly(Curve):
-    """(1 - progress) ** power after the warm-up. Source: Chen et al. 2018, DeepLab, power 0.9."""
+    """(1 - progress) ** power after the warm-up. Source: Chen et al. 2018, DeepLab, power 0.9.
 
-    power: float = 0.9
+    Args:
+        warmup: share of the steps in [0, 1) over which the rate rises linearly from zero.
+        power: of the polynomial, > 0.
+    """
+
+    def __init__(self, warmup: float = 0.0, power: float = 0.9) -> None:
+        super().__init__(warmup)
+        self.power = power
 
     def after_warmup(self, progress: float) -> float:
         return float((1 - progress) ** self.power)

@@ -2,6 +2,7 @@
 
 import csv
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,15 @@ from PIL import Image, ImageDraw, ImageFont
 from visionapps.structures import LabelSpace
 
 
-def draw_curves(log: Path, picture: Path) -> None:
-    """Draw loss, validation scores and learning rate over the epochs.
+def draw_curves(logs: Sequence[Path], picture: Path) -> None:
+    """Draw loss, validation scores and learning rate over the steps.
 
     Args:
-        log: metrics.csv of Lightning's CSVLogger.
+        logs: metrics.csv files of Lightning's CSVLogger, one for each time that the run was resumed.
         picture: PNG to write.
     """
     plt = _pyplot()
-    series = _read_series(log)
+    series = _read_series(logs)
     panels: tuple[tuple[str, list[str]], ...] = (
         ("loss", [n for n in ("train/loss", "val/loss") if n in series]),
         ("validation", [n for n in ("val/dice", "val/iou", "val/accuracy") if n in series]),
@@ -29,9 +30,9 @@ def draw_curves(log: Path, picture: Path) -> None:
     figure, axes = plt.subplots(2, 2, figsize=(12, 7), layout="constrained")
     for axis, (title, names) in zip(axes.flat, panels, strict=True):
         for name in names:
-            epochs, values = zip(*series[name], strict=True)
-            axis.plot(epochs, values, marker=".", label=name.removeprefix("val/dice/"))
-        axis.set(title=title, xlabel="epoch")
+            steps, values = zip(*sorted(series[name].items()), strict=True)
+            axis.plot(steps, values, marker=".", label=name.removeprefix("val/dice/"))
+        axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
         if 1 <= len(names) <= 12:
             axis.legend(fontsize=8)
@@ -111,15 +112,17 @@ def _displayable(image: np.ndarray) -> np.ndarray:
     return np.asarray(np.nan_to_num(stretched * 255).astype(np.uint8))
 
 
-def _read_series(log: Path) -> dict[str, list[tuple[float, float]]]:
-    series: dict[str, list[tuple[float, float]]] = defaultdict(list)
-    with log.open(newline="") as file:
-        for row in csv.DictReader(file):
-            epoch = row.pop("epoch", "")
-            row.pop("step", None)
-            for name, value in row.items():
-                if epoch and value and value != "nan":
-                    series[name].append((float(epoch), float(value)))
+def _read_series(logs: Sequence[Path]) -> dict[str, dict[int, float]]:
+    """Metric to step to value; of a step that was repeated after resuming, the later value."""
+    series: dict[str, dict[int, float]] = defaultdict(dict)
+    for log in logs:
+        with log.open(newline="") as file:
+            for row in csv.DictReader(file):
+                step = int(row.pop("step"))
+                row.pop("epoch", None)
+                for name, value in row.items():
+                    if value and value != "nan":
+                        series[name][step] = float(value)
     return series
 
 

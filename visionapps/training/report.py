@@ -13,8 +13,9 @@ from visionapps.inference.bundle import Bundle, from_checkpoint
 from visionapps.inference.predictor import Predictor
 from visionapps.inference.sources import ArraySource
 from visionapps.metrics.confusion import Confusion, Scores
+from visionapps.structures import LabelSpace
 from visionapps.training.pictures import draw_confusion, draw_curves, draw_panel
-from visionapps.training.run import Finished
+from visionapps.training.run import Finished, log_files
 from visionapps.windows import Window
 
 _SHOWN = 4  # photos at either end: few enough to look at each
@@ -27,7 +28,7 @@ class _Judged:
     prediction: np.ndarray  # (H, W) uint8
 
 
-def write_report(finished: Finished, out: Path) -> Scores:
+def write_report(finished: Finished, out: Path) -> tuple[LabelSpace, Scores]:
     """Score the best checkpoint on the whole validation photos and draw ``out/report``.
 
     The photos are drawn tile by tile as `predict` does, so these are the numbers that a map will have.
@@ -37,7 +38,7 @@ def write_report(finished: Finished, out: Path) -> Scores:
         out: the run's folder.
 
     Returns:
-        Scores over all validation pixels. ``report/scores.json`` holds them too, with the seconds of training.
+        The classes, and the scores over all validation pixels; ``report/scores.json`` holds them too.
     """
     folder = out / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,7 @@ def write_report(finished: Finished, out: Path) -> Scores:
     summary = scores.to_dict(bundle.labels.names) | {"training_seconds": round(finished.seconds, 1)}
     (folder / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
     draw_confusion(np.array(scores.matrix), bundle.labels.names, folder / "confusion.png")
-    draw_curves(out / "logs" / "metrics.csv", folder / "curves.png")
+    draw_curves(log_files(out), folder / "curves.png")
     judged = [item for item in judged if not np.isnan(item.scores.mean_dice)]
     judged.sort(key=lambda item: item.scores.mean_dice)
     for picture in (*folder.glob("worst_*.jpg"), *folder.glob("best_*.jpg")):
@@ -57,7 +58,7 @@ def write_report(finished: Finished, out: Path) -> Scores:
         _draw(item, bundle, folder / f"worst_{rank}.jpg")
     for rank, item in enumerate(reversed(judged[half:][-half:]), 1):
         _draw(item, bundle, folder / f"best_{rank}.jpg")
-    return scores
+    return bundle.labels, scores
 
 
 def _judge(bundle: Bundle, photos: tuple[Photo, ...]) -> tuple[list[_Judged], Confusion]:

@@ -1,6 +1,9 @@
 """One run: a YAML file in, a folder with checkpoints, logs and pictures out."""
 
+import logging
+import re
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,7 @@ class _Run(LightningCLI):
             datamodule_class=LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=args,
+            args=args,  # those of this run, not of the process
             run=False,
             trainer_defaults=defaults,
             seed_everything_default=0,
@@ -67,6 +70,9 @@ def build(config: Path, out: Path, overrides: list[str]) -> tuple[Trainer, Light
     """
     if not config.is_file():
         raise ConfigError(f"{config}: no such file; give the run's YAML file, for example configs/landcover/demo.yaml")
+    # It advises against args= beside sys.argv; ours are the part of sys.argv that belongs to the run.
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
     try:
         run = _Run(["--config", str(config), *overrides], _trainer_defaults(out))
     except VisionAppsError:
@@ -125,7 +131,7 @@ def _trainer_defaults(out: Path) -> dict[str, Any]:
     loggers = [
         {
             "class_path": "lightning.pytorch.loggers.CSVLogger",
-            "init_args": {"save_dir": str(out), "name": "", "version": "logs"},
+            "init_args": {"save_dir": str(out / "logs"), "name": "", "version": _session(out)},
         },
         {
             "class_path": "lightning.pytorch.loggers.TensorBoardLogger",
@@ -142,6 +148,16 @@ def _trainer_defaults(out: Path) -> dict[str, Any]:
     }
 
 
+def log_files(out: Path) -> list[Path]:
+    """The metrics.csv files of a run, one for each time that it was started or resumed, in that order."""
+    return sorted((out / "logs").glob("*/metrics.csv"))
+
+
+def _session(out: Path) -> str:
+    # A folder of its own for each: Lightning's CSV log starts with an empty file and would forget the run so far.
+    return f"start_{len(log_files(out)):03d}"
+
+
 def _best_precision() -> str:
     """bf16 where the processor multiplies it in hardware: half the time or less, the same exponent range as fp32."""
     has_bf16 = torch.cuda.is_bf16_supported() if torch.cuda.is_available() else cpu_has_bf16()
@@ -149,6 +165,17 @@ def _best_precision() -> str:
 
 
 def _first_cause(error: BaseException) -> str:
-    """The last line of a nested parser message holds the reason."""
+    """Where and why, out of a parser's nested message: the keys that lead to the fault, and the innermost reason."""
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines) if len(lines) <= 3 else f"{lines[0]} ... {lines[-1]}"
+    keys = [match[1] for line in lines if (match := re.match(r'Parser key "(.+?)":?', line))]
+    noise = (
+        "Given value",
+        "Subtypes:",
+        "Errors:",
+        "Does not validate",
+        "Expected a <class 'NoneType'>",
+        "Problem with",
+    )
+    reasons = [line for line in lines if not line.startswith(noise) and not re.fullmatch(r'Parser key ".+?":', line)]
+    where = f"{'.'.join(keys)}: " if keys else ""
+    return where + (reasons[0] if reasons else " ".join(lines[:2]))

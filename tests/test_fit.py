@@ -1,0 +1,240 @@
+"""The training road on tiny generated photos: one run, resumed, and every way to get the file wrong."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from visionapps.cli.main import main
+from visionapps.data.fake import PhotoFolders, write_photos
+
+BACKBONE = "test_efficientnet"  # timm's own fake network: a real pyramid in 0.4 million parameters
+
+
+def settings(folders: PhotoFolders, cache: Path, *, classes: int = 3, epochs: int = 2) -> dict:
+    return {
+        "seed_everything": 1,
+        "trainer": {
+            "max_epochs": epochs,
+            "accelerator": "cpu",
+            "log_every_n_steps": 1,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+            "callbacks": [
+                {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.5}},
+                {"class_path": "visionapps.training.callbacks.FreezeBackbone", "init_args": {"epochs": 1}},
+            ],
+        },
+        "model": {
+            "class_path": "visionapps.training.segmentation.SegmentationTask",
+            "init_args": {
+                "model": {
+                    "class_path": "visionapps.models.unet",
+                    "init_args": {"backbone": BACKBONE, "num_classes": 3, "channels": [16, 16, 8, 8, 8]},
+                },
+                "loss": {"class_path": "visionapps.losses.DiceCrossEntropy"},
+                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
+                "curve": {"class_path": "visionapps.training.optim.Cosine", "init_args": {"warmup": 0.1}},
+            },
+        },
+        "data": {
+            "class_path": "visionapps.training.data.SegmentationData",
+            "init_args": {
+                "dataset": {
+                    "images": str(folders.images),
+                    "masks": str(folders.masks),
+                    "classes": [{"name": f"class{k}"} for k in range(classes)],
+                    "split": {"group": "site\\d+", "val_fraction": 0.3},
+                    "policies": {"near_duplicate": "warn"},
+                    "cache": str(cache),
+                },
+                "crops": {"size": 32, "per_epoch": 16},
+                "batch_size": 4,
+                "workers": 0,
+                "val_tile": 64,
+            },
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> PhotoFolders:
+    return write_photos(tmp_path_factory.mktemp("photos"), 12, rng=np.random.default_rng(0))
+
+
+@pytest.fixture(scope="module")
+def trained(folders: PhotoFolders, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """(config, folder) of a finished run of two epochs."""
+    home = tmp_path_factory.mktemp("run")
+    config = home / "tiny.yaml"
+    config.write_text(yaml.safe_dump(settings(folders, home / "cache")))
+    assert main(["fit", "--config", str(config), "--out", str(home / "out")]) == 0
+    return config, home / "out"
+
+
+def rewritten(trained: tuple[Path, Path], place: Path, path: tuple[str, ...], value: object) -> Path:
+    """The run's config with one key changed."""
+    config = yaml.safe_load(trained[0].read_text())
+    node = config
+    for key in path[:-1]:
+        node = node[key]
+    node[path[-1]] = value
+    file = place / "changed.yaml"
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def test_a_run_leaves_checkpoints_logs_settings_and_pictures(trained: tuple[Path, Path]):
+    _, out = trained
+    for name in ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "config.yaml", "logs/start_000/metrics.csv"):
+        assert (out / name).is_file(), name
+    assert list((out / "tensorboard").glob("events*"))
+    pictures = {p.name for p in (out / "report").iterdir()}
+    assert {"curves.png", "confusion.png", "scores.json", "worst_1.jpg", "best_1.jpg"} <= pictures
+    scores = json.loads((out / "report/scores.json").read_text())
+    assert [c["name"] for c in scores["classes"]] == ["class0", "class1", "class2"]
+    assert 0 <= scores["mean_dice"] <= 1
+
+
+def test_the_log_holds_the_mean_dice_and_the_share_of_waiting(trained: tuple[Path, Path]):
+    rows = list(csv.DictReader((trained[1] / "logs/start_000/metrics.csv").open()))
+    dice = [float(r["val/dice"]) for r in rows if r.get("val/dice")]
+    assert len(dice) == 2
+    classes = [[float(r[f"val/dice/class{k}"]) for k in range(3)] for r in rows if r.get("val/dice/class0")]
+    assert dice == pytest.approx([float(np.mean(c)) for c in classes], abs=1e-6)
+    assert all(0 <= float(r["time/data_wait"]) <= 1 for r in rows if r.get("time/data_wait"))
+
+
+def test_the_checkpoint_is_plain_data_that_rebuilds_the_model(trained: tuple[Path, Path]):
+    from visionapps.inference.bundle import from_checkpoint
+
+    _, out = trained
+    checkpoint = torch.load(out / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["visionapps"]["labels"]["names"] == ["class0", "class1", "class2"]
+    assert checkpoint["visionapps"]["tile"] == 64
+    bundle = from_checkpoint(out / "checkpoints/last.ckpt")
+    image = torch.randint(0, 256, (1, 3, 40, 56), dtype=torch.uint8)
+    assert bundle.model(image).shape == (1, 3, 40, 56)
+
+
+def test_a_frozen_backbone_stands_still_and_then_moves(folders: PhotoFolders, tmp_path: Path):
+    from visionapps.training.run import build
+
+    config = tmp_path / "freeze.yaml"
+    content = settings(folders, tmp_path / "cache", epochs=1)
+    content["trainer"]["callbacks"] = content["trainer"]["callbacks"][1:]
+    config.write_text(yaml.safe_dump(content))
+
+    def drift(epochs: int) -> float:
+        trainer, task, data, _ = build(config, tmp_path / f"out{epochs}", ["--trainer.max_epochs", str(epochs)])
+        before = {n: t.clone() for n, t in task.model.backbone.state_dict().items()}
+        trainer.fit(task, data)
+        after = task.model.backbone.state_dict()
+        return max(float((after[n] - t).abs().max()) for n, t in before.items() if t.is_floating_point())
+
+    assert drift(1) == 0
+    assert drift(2) > 0
+
+
+def test_resuming_goes_on_from_the_last_epoch(trained: tuple[Path, Path], tmp_path: Path):
+    import shutil
+
+    config, out = trained
+    copy = tmp_path / "out"
+    shutil.copytree(out, copy)
+    again = ["fit", "--config", str(config), "--out", str(copy), "--no-report", "--trainer.max_epochs", "3"]
+    assert main([*again, "--resume"]) == 0
+    checkpoint = torch.load(copy / "checkpoints/last.ckpt", weights_only=True)
+    assert checkpoint["epoch"] == 2
+    assert sorted(p.parent.name for p in copy.glob("logs/*/metrics.csv")) == ["start_000", "start_001"]
+    assert checkpoint["global_step"] == 12  # 3 epochs of 4 batches: the first two were not repeated
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """Run a command that must fail with exit code 1 and exactly one line, which is returned."""
+    assert main([str(w) for w in words]) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_an_existing_run_is_refused_and_left_alone(trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]):
+    config, out = trained
+    before = (out / "checkpoints/best.ckpt").stat().st_mtime_ns
+    message = refused(capsys, "fit", "--config", config, "--out", out)
+    assert "exists already" in message
+    assert "--overwrite" in message
+    assert (out / "checkpoints/best.ckpt").stat().st_mtime_ns == before
+
+
+def test_a_misspelt_key_is_named(trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = rewritten(trained, tmp_path, ("data", "init_args", "batchsize"), 4)
+    assert "batchsize" in refused(capsys, "fit", "--config", config, "--out", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_wrong_number_of_classes_names_both_numbers(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = ("model", "init_args", "model", "init_args", "num_classes")
+    config = rewritten(trained, tmp_path, path, 7)
+    message = refused(capsys, "fit", "--config", config, "--out", tmp_path / "out")
+    assert "num_classes is 7, but the data has 3 classes" in message
+
+
+def test_a_checkpoint_of_other_classes_is_not_resumed(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    import shutil
+
+    copy = tmp_path / "out"
+    shutil.copytree(trained[1], copy)
+    names = [{"name": name} for name in ("water", "field", "house")]
+    config = rewritten(trained, tmp_path, ("data", "init_args", "dataset", "classes"), names)
+    message = refused(capsys, "fit", "--config", config, "--out", copy, "--resume")
+    assert "trained on the classes class0, class1, class2, but the data has water, field, house" in message
+
+
+def test_resuming_without_a_checkpoint_says_so(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    message = refused(capsys, "fit", "--config", trained[0], "--out", tmp_path / "none", "--resume")
+    assert "no checkpoint to resume from" in message
+
+
+def test_a_missing_config_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert "none.yaml: no such file" in refused(capsys, "fit", "--config", tmp_path / "none.yaml")
+
+
+def test_scheduler_and_curve_together_are_refused(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    scheduler = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 1}}
+    config = rewritten(trained, tmp_path, ("model", "init_args", "scheduler"), scheduler)
+    message = refused(capsys, "fit", "--config", config, "--out", tmp_path / "out")
+    assert "scheduler or a curve, not both" in message
+
+
+def test_sgd_with_plateau_watches_the_mean_dice(trained: tuple[Path, Path], tmp_path: Path):
+    from visionapps.training.run import build
+
+    config = yaml.safe_load(trained[0].read_text())
+    arguments = config["model"]["init_args"]
+    del arguments["curve"]
+    arguments["optimizer"] = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1, "momentum": 0.9}}
+    arguments["scheduler"] = {
+        "class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau",
+        "init_args": {"mode": "max", "factor": 0.5, "patience": 0},
+    }
+    file = tmp_path / "plateau.yaml"
+    file.write_text(yaml.safe_dump(config))
+    trainer, task, data, _ = build(file, tmp_path / "out", [])
+    trainer.fit(task, data)
+    assert trainer.lr_scheduler_configs[0].monitor == "val/dice"
+    assert trainer.lr_scheduler_configs[0].scheduler.best == pytest.approx(
+        float(trainer.checkpoint_callback.best_model_score), abs=1e-6
+    )
