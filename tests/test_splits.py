@@ -103,7 +103,7 @@ def test_the_extremes_and_named_groups_are_taken_at_their_word():
 
 
 def test_splits_that_cannot_be_are_refused():
-    with pytest.raises(DataError, match=r"all photos are one group \(g0\)"):
+    with pytest.raises(DataError, match=r"all usable photos are one group \(g0\)"):
         divide(Split(), weights([5]))
     with pytest.raises(DataError, match="no group is called 'g9'; there are g0, g1"):
         divide(Split(val_groups=("g9",)), weights([5, 5]))

@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import Literal, NamedTuple, get_args, get_type_hints
 
 from visionapps.data.labels import ClassDef, MaskCoding
 from visionapps.errors import ConfigError, DataError
@@ -232,8 +232,3 @@ def _nothing_matches(dataset: Dataset, images: list[str], masks: list[str]) -> s
         f"{dataset.masks}: no mask has the name of an image in {dataset.images} (such as {example}); masks need the "
         "stem of their image, plus mask_suffix"
     )
-
-
-def schema_keys(kind: Any) -> tuple[str, ...]:
-    """The keys that a dataclass of this module takes in YAML."""
-    return tuple(field.name for field in fields(kind))

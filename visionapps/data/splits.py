@@ -76,8 +76,8 @@ def cut_blocks(height: int, width: int, block_px: int) -> list[Window]:
 def divide(split: Split, groups: Mapping[str, Weight]) -> frozenset[str]:
     """Choose the groups that validate.
 
-    Groups are shuffled and taken one after the other as long as that brings the share of pixels closer to
-    val_fraction. Of many such draws the first is kept that shows every class on both sides as far as any does.
+    Shuffled groups are taken as long as that brings the share of pixels closer to val_fraction; of many such draws the
+    first is kept that shows every class on both sides as far as any does.
 
     Args:
         split: the share or the names that validate, and the seed.
@@ -96,7 +96,7 @@ def divide(split: Split, groups: Mapping[str, Weight]) -> frozenset[str]:
         return frozenset(names if split.val_fraction else ())
     if len(names) < 2:
         raise DataError(
-            f"split: all photos are one group ({', '.join(names)}), but training and validation need one each; "
+            f"split: all usable photos are one group ({', '.join(names)}), but training and validation need one each; "
             "change split.group, cut blocks with split.block_px, or set split.val_fraction to 0"
         )
     pixels = np.array([groups[n].pixels for n in names], np.float64)
