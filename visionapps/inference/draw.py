@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from visionapps.errors import ConfigError
+from visionapps.errors import ConfigError, DataError
 from visionapps.files import list_files
 from visionapps.inference.predictor import Predictor, Progress
 from visionapps.inference.sinks import mask_file, overlay_file
@@ -53,8 +53,11 @@ def plan_jobs(inputs: Sequence[Path], folder: Path, *, masks: bool = True, overl
 
     Raises:
         ConfigError: two inputs would be drawn to one file, or an input would be overwritten.
-        DataError: a folder is missing or has no images.
+        DataError: an input is missing, or a folder has no images.
     """
+    for path in inputs:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder; check the path (relative to {Path.cwd()})")
     images = [image for path in inputs for image in ([path] if path.is_file() else list_files(path))]
     jobs = []
     for image in images:

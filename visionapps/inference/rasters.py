@@ -55,6 +55,7 @@ class RasterSource:
         self._alpha = next((i for i, c in enumerate(data.colorinterp, 1) if c.name == "alpha"), None)
         self._masked = any("per_dataset" in [f.name for f in flags] for flags in data.mask_flag_enums)
         self._nodata = [data.nodatavals[i - 1] if nodata is None else nodata for i in self._indexes]
+        self._cache = _cache_bytes(data)
         self._last: tuple[Window, np.ndarray] | None = None
         if not (self.georef or self.control):
             log.warning("%s: has no georeference, so its map has none either", path)
@@ -98,11 +99,13 @@ class RasterSource:
         return flags & ~(missing.all(0) if np.issubdtype(self.dtype, np.unsignedinteger) else missing.any(0))
 
     def _read(self, read: Any, window: Window) -> np.ndarray:
+        import rasterio
         from rasterio.errors import RasterioError
         from rasterio.windows import Window as Frame
 
         try:
-            return np.asarray(read(Frame(window.col, window.row, window.width, window.height)))
+            with rasterio.Env(GDAL_CACHEMAX=self._cache):
+                return np.asarray(read(Frame(window.col, window.row, window.width, window.height)))
         except RasterioError as error:
             raise DataError(
                 f"{self._path}: cannot be decoded in rows {window.row} to {window.row_end} ({root_cause(error)}); "
@@ -121,6 +124,16 @@ def _open(path: Path) -> Any:
     except RasterioIOError as error:
         reason = root_cause(error).replace(f"'{path}'", "the file").rstrip(".")
         raise DataError(f"{path}: cannot be opened as a raster ({reason}); it is damaged or no raster") from error
+
+
+def _cache_bytes(data: Any) -> int:
+    """What GDAL may keep decoded: two rows of blocks, for a window that ends inside one and the next that begins there.
+
+    By default it keeps a twentieth of the machine's memory: 500 MB after 24,000 rows of 4096 px, of no use to anyone.
+    """
+    deepest = max(np.dtype(name).itemsize for name in data.dtypes)
+    row = max(height for height, _ in data.block_shapes) * data.width * data.count * deepest
+    return max(2 * int(row), 2**24)
 
 
 def _check_dtype(data: Any, path: Path) -> None:
