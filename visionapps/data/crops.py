@@ -145,7 +145,7 @@ class ClassCells:
             presence = photo.presence
             by_class = presence.reshape(-1, presence.shape[2]).T
             kinds, places = np.nonzero(by_class)
-            found.append((kinds, places + first[-1], by_class[kinds, places]))
+            found.append((kinds.astype(np.uint8), (places + first[-1]).astype(np.int32), by_class[kinds, places]))
             self._columns.append(presence.shape[1])
             first.append(first[-1] + by_class.shape[1])
         self._first = np.array(first)  # cells are numbered throughout the photos
