@@ -61,12 +61,9 @@ def pyramid(
     architecture = _known(name)
     if output_stride not in (8, 16, 32):
         raise ConfigError(f"{name}: output_stride {output_stride} is not possible; choose 8, 16 or 32")
-    return TimmPyramid(
-        name,
-        plan=_plan(architecture, tuple(sorted(set(strides))), output_stride),
-        spec=spec or default_spec(name, weights),
-        weights=weights,
-    )
+    spec = spec or default_spec(name, weights)
+    plan = _plan(architecture, len(spec.bands), tuple(sorted(set(strides))), output_stride)
+    return TimmPyramid(name, plan, spec=spec, weights=weights)
 
 
 def list_pyramids(pattern: str = "*") -> list[str]:
@@ -95,12 +92,17 @@ class _Plan:
     indices: tuple[int, ...]  # timm's out_indices
     options: tuple[tuple[str, Any], ...]  # more arguments of timm's constructor
     superfluous: tuple[str, ...]  # parameters that no level depends on
+    removable: bool  # whether the maps survive the removal of stages that hold nothing else
 
     def build(self, bands: int) -> nn.Module:
         body: nn.Module = timm.create_model(
             self.architecture, features_only=True, in_chans=bands, out_indices=self.indices, **dict(self.options)
         )
-        _cut(body, self.superfluous)
+        if self.removable:
+            _cut(body, self.superfluous)
+        for name, parameter in body.named_parameters():
+            if name in self.superfluous:
+                parameter.requires_grad_(False)
         return body
 
 
@@ -150,25 +152,28 @@ def _known(name: str) -> str:
 
 
 @lru_cache(maxsize=64)
-def _plan(architecture: str, strides: tuple[int, ...], output_stride: int) -> _Plan:
+def _plan(architecture: str, bands: int, strides: tuple[int, ...], output_stride: int) -> _Plan:
     """Choose and check the levels of a network."""
     dilation = {} if output_stride == 32 else {"output_stride": output_stride}
     complaint = ""
     for free in _FREE_SIZE:
         options = {**dilation, **free}
         try:
-            body = _sketch(architecture, options)
+            body = _sketch(architecture, bands, options)
         except (TypeError, AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
             complaint = complaint or _why_not_built(architecture, output_stride, error)
             continue
         indices, levels = _choose(architecture, body.feature_info.info, strides)
         if indices != tuple(body.feature_info.out_indices):
-            body = _sketch(architecture, {**options, "out_indices": indices})
-        wrong = _probe(body, levels, levels[-1].stride)
+            body = _sketch(architecture, bands, {**options, "out_indices": indices})
+        wrong = _probe(body, levels, bands, levels[-1].stride)
         if wrong is None:
-            return _Plan(architecture, levels, indices, tuple(options.items()), _superfluous(body, levels))
+            superfluous = _superfluous(body, levels, bands)
+            _cut(body, superfluous)
+            removable = _probe(body, levels, bands, levels[-1].stride) is None
+            return _Plan(architecture, levels, indices, tuple(options.items()), superfluous, removable)
         coarsest = int(body.feature_info.info[-1]["reduction"])
-        if coarsest > levels[-1].stride and _probe(body, levels, coarsest) is None:
+        if coarsest > levels[-1].stride and _probe(body, levels, bands, coarsest) is None:
             wrong = f"its maps fit images in multiples of {coarsest} only; add that to the strides {strides}"
         complaint = complaint or f"{architecture}: {wrong}"
     raise ConfigError(
@@ -176,10 +181,10 @@ def _plan(architecture: str, strides: tuple[int, ...], output_stride: int) -> _P
     )
 
 
-def _sketch(architecture: str, options: dict[str, Any]) -> Any:
+def _sketch(architecture: str, bands: int, options: dict[str, Any]) -> Any:
     """The network with shapes but without numbers: no memory, no initialisation."""
     with torch.device("meta"):
-        return timm.create_model(architecture, features_only=True, **options).eval()
+        return timm.create_model(architecture, features_only=True, in_chans=bands, **options).eval()
 
 
 def _why_not_built(architecture: str, output_stride: int, error: Exception) -> str:
@@ -192,7 +197,8 @@ def _choose(
     architecture: str, maps: Sequence[dict[str, Any]], strides: tuple[int, ...]
 ) -> tuple[tuple[int, ...], tuple[Level, ...]]:
     """Of timm's maps, the deepest one at each of the wanted strides: their indices and levels."""
-    deepest = {int(m["reduction"]): (i, int(m["num_chs"])) for i, m in enumerate(maps)}
+    # An entry without a module is a placeholder for a stride that the network passes through in silence.
+    deepest = {int(m["reduction"]): (i, int(m["num_chs"])) for i, m in enumerate(maps) if m["module"]}
     if len(deepest) == 1:
         raise ConfigError(
             f"{architecture}: all its maps have the stride {next(iter(deepest))}, so it is no pyramid; choose a "
@@ -207,13 +213,14 @@ def _choose(
     return tuple(deepest[s][0] for s in kept), tuple(Level(s, deepest[s][1]) for s in kept)
 
 
-def _probe(body: nn.Module, levels: tuple[Level, ...], unit: int) -> str | None:
+def _probe(body: nn.Module, levels: tuple[Level, ...], bands: int, unit: int) -> str | None:
     """What is wrong with the sizes of the maps, at two image sizes in multiples of unit; None when all is right."""
     for height, width in ((7 * unit, 7 * unit), (3 * unit, 4 * unit)):
         try:
-            maps = _maps(body, height, width)
+            maps = _maps(body, bands, height, width)
         except (AssertionError, RuntimeError, ValueError, IndexError) as error:
-            return f"takes images of a fixed size only, not {height}x{width} ({str(error) or 'its layers refuse it'})"
+            size = f"images of {height}x{width} with {bands} bands"
+            return f"it does not take {size}, only the size and bands it was made for ({str(error) or 'it asserts so'})"
         for got, level in zip(maps, levels, strict=True):
             expected = (level.channels, height // level.stride, width // level.stride)
             if tuple(got.shape[1:]) != expected:
@@ -224,8 +231,8 @@ def _probe(body: nn.Module, levels: tuple[Level, ...], unit: int) -> str | None:
     return None
 
 
-def _maps(body: nn.Module, height: int, width: int) -> list[Tensor]:
-    image = torch.zeros(1, 3, height, width, device="meta")
+def _maps(body: nn.Module, bands: int, height: int, width: int) -> list[Tensor]:
+    image = torch.zeros(1, bands, height, width, device="meta")
     maps: list[Tensor] = list(body(image))
     return [m.permute(0, 3, 1, 2) for m in maps] if _is_channels_last(body) else maps
 
@@ -235,17 +242,18 @@ def _is_channels_last(body: nn.Module) -> bool:
     return bool(getattr(body, "output_fmt", None) == Format.NHWC)
 
 
-def _superfluous(body: nn.Module, levels: tuple[Level, ...]) -> tuple[str, ...]:
+def _superfluous(body: nn.Module, levels: tuple[Level, ...], bands: int) -> tuple[str, ...]:
     """Names of the parameters that no map depends on: timm keeps the unused stages of some families."""
     unit = levels[-1].stride
-    total = torch.stack([m.sum() for m in _maps(body, 3 * unit, 4 * unit)]).sum()
     named = dict(body.named_parameters())
-    gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
+    with torch.enable_grad():  # the caller may build under no_grad
+        total = torch.stack([m.sum() for m in _maps(body, bands, 3 * unit, 4 * unit)]).sum()
+        gradients = torch.autograd.grad(total, list(named.values()), allow_unused=True)
     return tuple(name for name, g in zip(named, gradients, strict=True) if g is None)
 
 
 def _cut(body: nn.Module, superfluous: Sequence[str]) -> None:
-    """Remove the trailing stages that only hold superfluous parameters, and freeze what cannot be removed."""
+    """Remove the trailing stages that only hold superfluous parameters."""
     unused = set(superfluous)
     for name, parent in list(body.named_modules()):
         while isinstance(parent, nn.Sequential) and len(parent) > 0:
@@ -254,6 +262,3 @@ def _cut(body: nn.Module, superfluous: Sequence[str]) -> None:
             if not parameters or not unused.issuperset(parameters):
                 break
             del parent[-1]
-    for name, parameter in body.named_parameters():
-        if name in unused:
-            parameter.requires_grad_(False)

@@ -62,7 +62,12 @@ def _spec_of_weights(name: str, weights: str | None) -> InputSpec:
     if path is not None and path.suffix == ".safetensors" and path.is_file():
         header = _safetensors_header(path)
         if SPEC_KEY in header:
-            return InputSpec.from_dict(json.loads(header[SPEC_KEY]))
+            try:
+                return InputSpec.from_dict(json.loads(header[SPEC_KEY]))
+            except (TypeError, ValueError, ConfigError) as error:
+                raise WeightsError(
+                    f"{path}: the {SPEC_KEY} in its header is malformed ({error}); give a spec, or save it again"
+                ) from error
     card = pretrained_card(name, _hub_tag(weights))
     return InputSpec(mean=tuple(card.mean), std=tuple(card.std))
 
@@ -159,7 +164,7 @@ def fit_state(state: State, wanted: State, *, name: str, source: str, bands: int
     """
     targets = _plain_names(wanted)
     best: State = {}
-    found: State = {}
+    closest: State = {}
     for candidate in _readings(state, name):
         found = {_flat(k): v for k, v in candidate.items()}
         fitted = {}
@@ -171,9 +176,9 @@ def fit_state(state: State, wanted: State, *, name: str, source: str, bands: int
                 fitted[key] = tensor
         if len(fitted) == len(wanted):
             return fitted
-        best = max(best, fitted, key=len)
-    offered = {_flat(k): v for k, v in state.items()}
-    lost = [(k, offered.get(f)) for f, k in targets.items() if k not in best][:3]
+        if len(fitted) >= len(best):
+            best, closest = fitted, found
+    lost = [(k, closest.get(f)) for f, k in targets.items() if k not in best][:3]
     examples = ", ".join(
         f"{k} (missing)" if got is None else f"{k} ({list(got.shape)}, not {list(wanted[k].shape)})" for k, got in lost
     )
