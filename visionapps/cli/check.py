@@ -73,7 +73,7 @@ def read_dataset(config: Path) -> "Dataset":
     Raises:
         ConfigError: no such file, no YAML, no dataset in it, or a key or value that does not fit.
     """
-    content = _read_yaml(config)
+    content = read_yaml(config)
     data = content.get("data") if isinstance(content, Mapping) else None
     place = "data"
     if isinstance(data, Mapping) and "init_args" in data:
@@ -128,7 +128,7 @@ def _refuse_unknown(settings: Mapping[str, Any], kind: type, where: str) -> None
             raise ConfigError(f"{where}: there is no setting {key!r}; {hint}")
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
     import yaml
 
     try:
@@ -143,7 +143,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The options as the plain data of a dataset; what was not given is left to its default."""
     if options.classes is None:
         raise ConfigError("--classes: give the class table, a YAML list of names or of {name, ids, color}")
-    table = _read_yaml(options.classes)
+    table = read_yaml(options.classes)
     settings: dict[str, Any] = dict(table) if isinstance(table, Mapping) else {"classes": table}
     settings |= {"images": str(options.images), "masks": None if options.masks is None else str(options.masks)}
     bands = options.bands and [int(b) if b.isdigit() else b for b in options.bands]

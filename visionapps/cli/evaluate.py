@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from visionapps.cli.table import render
+from visionapps.cli.table import score_table
 from visionapps.errors import ConfigError
 from visionapps.files import refuse_existing, whole_output
 
@@ -128,13 +128,13 @@ def _of_masks(options: argparse.Namespace) -> "tuple[Sequence[str], Scores, int]
 
 def _dataset(options: argparse.Namespace, bundle: "Bundle | None" = None) -> "Dataset":
     """Folders and class table: of the config, of the --classes file, or the bundle's own (value = label)."""
-    from visionapps.cli.check import _read_yaml, build_dataset, read_dataset
+    from visionapps.cli.check import build_dataset, read_dataset, read_yaml
 
     if options.config is not None:
         return read_dataset(options.config)
     settings: dict[str, Any] = {"void_ids": [255]}
     if options.classes is not None:
-        table = _read_yaml(options.classes)
+        table = read_yaml(options.classes)
         settings |= table if isinstance(table, dict) else {"classes": table}
     elif bundle is not None:
         colors = ["#{:02X}{:02X}{:02X}".format(*color) for color in bundle.labels.colors]
@@ -158,22 +158,3 @@ def _bar(items: Sequence[T]) -> Iterator[T]:
 
     bar: Iterable[T] = tqdm(items, disable=None, unit="image")
     yield from bar
-
-
-def score_table(names: Sequence[str], scores: "Scores") -> str:
-    """One line per class, and one with the means; a dash where a value is not defined."""
-
-    def shown(value: float) -> float | None:
-        return None if value != value else value  # NaN
-
-    support, pixels = scores.support, max(1, sum(scores.support))
-    rows = [
-        (
-            name,
-            *(shown(column[k]) for column in (scores.dice, scores.iou, scores.precision, scores.recall)),
-            f"{support[k] / pixels:.2%}",
-        )
-        for k, name in enumerate(names)
-    ]
-    rows.append(("mean", shown(scores.mean_dice), shown(scores.mean_iou), None, None, "100%"))
-    return render(("class", "Dice", "IoU", "precision", "recall", "of truth"), rows)
