@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from visionapps.cli.evaluate import score_table
+from visionapps.cli.table import score_table
 from visionapps.errors import ConfigError
 from visionapps.files import refuse_existing
 

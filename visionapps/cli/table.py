@@ -1,6 +1,10 @@
 """Aligned plain-text tables for the terminal."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from visionapps.metrics.confusion import Scores
 
 
 def render(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -19,6 +23,21 @@ def render(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         for line in lines
     )
     return "\n".join(line.rstrip() for line in aligned)
+
+
+def score_table(names: Sequence[str], scores: "Scores") -> str:
+    """One line per class, and one with the means; a dash where a value is not defined."""
+
+    def shown(value: float) -> float | None:
+        return None if value != value else value  # NaN
+
+    support, pixels = scores.support, max(1, sum(scores.support))
+    columns = (scores.dice, scores.iou, scores.precision, scores.recall)
+    rows: list[tuple[object, ...]] = [
+        (name, *(shown(column[k]) for column in columns), f"{support[k] / pixels:.2%}") for k, name in enumerate(names)
+    ]
+    rows.append(("mean", shown(scores.mean_dice), shown(scores.mean_iou), None, None, "100%"))
+    return render(("class", "Dice", "IoU", "precision", "recall", "of truth"), rows)
 
 
 def _text(value: object) -> str:
