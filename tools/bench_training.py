@@ -10,6 +10,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -48,6 +49,7 @@ class _Same(LightningDataModule):
 
     labels = LabelSpace.named(("a", "b", "c"))
     val_tile = 32
+    dataset = SimpleNamespace(resize=None)
 
     def __init__(self, steps: int) -> None:
         super().__init__()

@@ -96,6 +96,7 @@ def make_predictor(bundle: "Bundle", options: argparse.Namespace) -> "Predictor"
         device=options.device,
         batch=options.batch,
         precision=options.precision,
+        resize=bundle.resize,
     )
 
 

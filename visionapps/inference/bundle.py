@@ -37,12 +37,14 @@ class Bundle:
         labels: what its K outputs mean.
         tile: side in pixels of the square it was trained on; prediction uses the same by default.
         card: free plain data for people: metrics, date, version.
+        resize: (H, W) that its training photos were resized to; None: they kept their size.
     """
 
     model: Segmentor
     labels: LabelSpace
     tile: int
     card: dict[str, Any] = field(default_factory=dict)
+    resize: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if self.model.num_classes != len(self.labels):
@@ -79,6 +81,7 @@ class Bundle:
             "spec": self.spec.to_dict(),
             "labels": self.labels.to_dict(),
             "tile": self.tile,
+            "resize": list(self.resize) if self.resize else None,
         }
         card = {"visionapps": __version__, "created": datetime.now(UTC).isoformat(timespec="seconds"), **self.card}
         # Cloned: tensors that share memory are refused by the format.
@@ -156,14 +159,15 @@ def _assemble(head: Mapping[str, Any], state: Mapping[str, Tensor], card: dict[s
         raise WeightsError(f"{where}: says nothing about {', '.join(missing)}; export the model anew")
     try:
         spec, labels, tile = InputSpec.from_dict(head["spec"]), LabelSpace.from_dict(head["labels"]), int(head["tile"])
+        resize = (int(head["resize"][0]), int(head["resize"][1])) if head.get("resize") else None
         model = build(head["recipe"])
-    except (VisionAppsError, TypeError, ValueError) as error:
+    except (VisionAppsError, TypeError, ValueError, LookupError) as error:
         raise WeightsError(f"{where}: does not describe a model that can be built: {error}") from error
     if model.spec != spec:
         raise WeightsError(f"{where}: the recipe builds a model for {model.spec}, but its weights belong to {spec}")
     _fit(model, state, where)
     try:
-        return Bundle(model.eval(), labels, tile, card)
+        return Bundle(model.eval(), labels, tile, card, resize)
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from error
 

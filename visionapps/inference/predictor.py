@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from visionapps.data.images import resize_image, resize_labels
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.merge import StripMerger
 from visionapps.inference.plan import Axis, plan
 from visionapps.inference.rows import TileRow, tile_rows
-from visionapps.inference.sources import INVALID, Source
+from visionapps.inference.sources import INVALID, ArraySource, Source
 from visionapps.runtime import cpu_has_bf16
 from visionapps.segmentation.base import Segmentor
 from visionapps.structures import InputSpec
@@ -38,6 +39,7 @@ class Predictor:
         device: str = "auto",
         batch: int = 4,
         precision: Precision = "auto",
+        resize: tuple[int, int] | None = None,
     ) -> None:
         """
         Args:
@@ -47,6 +49,8 @@ class Predictor:
             device: "auto" (CUDA if there is one), or a name for torch.device.
             batch: tiles per call of the model, >= 1.
             precision: "auto" is bf16 on CUDA and fp32 on the CPU; "bf16" halves the time on CPUs that have it.
+            resize: (H, W) that the model's training photos were resized to: photos are, too, and their labels are
+                drawn at the photo's own size. Georeferenced rasters keep their resolution.
 
         Raises:
             ConfigError: the device is not there, or a number is out of range.
@@ -60,6 +64,7 @@ class Predictor:
         self._tile = tile
         self._overlap = tile // 4 if overlap is None else overlap
         self._bf16 = _wants_bf16(precision, self.device)
+        self._resize = resize
         plan((1, 1), tile=self._tile, overlap=self._overlap, multiple=self._stride)  # bad numbers fail here already
 
     def segment(self, source: Source, progress: Progress | None = None) -> Iterator[tuple[Window, np.ndarray]]:
@@ -82,6 +87,15 @@ class Predictor:
                 f"{source.name}: {len(source.bands)} bands, but the model expects {len(spec.bands)} "
                 f"({', '.join(spec.bands)}); choose them with --bands"
             )
+        if self._resize not in (None, source.shape):
+            if source.georef is None and source.control is None:
+                yield self._segment_resized(source, self._resize, progress)
+                return
+            log.warning(
+                "%s: drawn at its own resolution, but the model learned from photos resized to %s x %s pixels",
+                source.name,
+                *self._resize,
+            )
         layout = plan(source.shape, tile=self._tile, overlap=self._overlap, multiple=self._stride)
         merger = StripMerger(layout, self.model.num_classes, device=self.device)
         done, seen = 0, False
@@ -98,6 +112,17 @@ class Predictor:
             yield window, np.where(valid, labels, np.uint8(INVALID))
         if not seen:
             raise DataError(f"{source.name}: no valid pixel, all are nodata or masked; there is nothing to predict")
+
+    def _segment_resized(
+        self, source: Source, size: tuple[int, int], progress: Progress | None
+    ) -> tuple[Window, np.ndarray]:
+        """Label a photo at the size that the model knows; the labels come back at the photo's own."""
+        whole = Window(0, 0, *source.shape)
+        image = resize_image(np.moveaxis(source.read(whole), 0, -1), size)
+        valid = resize_labels(source.valid(whole), size)
+        small = ArraySource(np.moveaxis(image, -1, 0), valid=valid, bands=source.bands, name=source.name)
+        labels = np.concatenate([rows for _, rows in self.segment(small, progress)])
+        return whole, resize_labels(labels, source.shape)
 
     def _tile_logits(self, row: TileRow, cols: Axis) -> Iterator[Tensor | None]:
         """Logits (K, h, w) of every tile of a row in order, None where a tile has no valid pixel."""

@@ -137,6 +137,7 @@ class SegmentationTask(LightningModule):
             "spec": self.model.spec.to_dict(),
             "labels": self.labels.to_dict(),
             "tile": data.val_tile,
+            "resize": list(data.dataset.resize) if data.dataset.resize else None,
             "metrics": self.scores.to_dict(self.labels.names) if self.scores else {},
         }
 
