@@ -11,6 +11,7 @@ import yaml
 
 from visionapps.cli.main import main
 from visionapps.data.fake import PhotoFolders, write_photos
+from visionapps.errors import ConfigError
 
 BACKBONE = "test_efficientnet"  # timm's own fake network: a real pyramid in 0.4 million parameters
 
@@ -238,3 +239,60 @@ def test_sgd_with_plateau_watches_the_mean_dice(trained: tuple[Path, Path], tmp_
     assert trainer.lr_scheduler_configs[0].scheduler.best == pytest.approx(
         float(trainer.checkpoint_callback.best_model_score), abs=1e-6
     )
+
+
+def found_by_check(config: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    assert main(["check", "--config", str(config), "--all"]) == 1
+    return capsys.readouterr().out
+
+
+def test_check_rehearses_a_good_run_and_leaves_nothing(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert main(["check", "--config", str(trained[0])]) == 0
+    assert "Nothing forbids training." in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_finds_a_wrong_number_of_classes(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = ("model", "init_args", "model", "init_args", "num_classes")
+    assert "num_classes is 7, but the data has 3" in found_by_check(rewritten(trained, tmp_path, path, 7), capsys)
+
+
+def test_check_finds_missing_weights(trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = ("model", "init_args", "model", "init_args", "weights")
+    assert "gone.safetensors" in found_by_check(rewritten(trained, tmp_path, path, "gone.safetensors"), capsys)
+
+
+def test_check_finds_a_misspelt_key_of_the_model(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    path = ("model", "init_args", "model", "init_args", "chanels")
+    assert "chanels" in found_by_check(rewritten(trained, tmp_path, path, [8]), capsys)
+
+
+def test_check_finds_a_loss_that_does_not_fit_by_taking_a_step(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    loss = {"class_path": "torch.nn.BCEWithLogitsLoss"}
+    config = rewritten(trained, tmp_path, ("model", "init_args", "loss"), loss)
+    assert "one training step on two crops fails" in found_by_check(config, capsys)
+
+
+def test_photos_of_another_range_or_band_count_are_refused():
+    from visionapps.models import unet
+    from visionapps.structures import InputSpec, LabelSpace
+    from visionapps.training.segmentation import require_fitting
+
+    labels = LabelSpace.named(("a", "b", "c"))
+    model = unet(BACKBONE, 3)
+    require_fitting(model, labels, bands=3, dtype="uint8")
+    with pytest.raises(ConfigError, match=r"takes 3 bands .* but the photos have 8"):
+        require_fitting(model, labels, bands=8, dtype="uint8")
+    with pytest.raises(ConfigError, match=r"raw value of 255 means 1\.0, but the photos hold uint16"):
+        require_fitting(model, labels, bands=3, dtype="uint16")
+    reflectance = unet(BACKBONE, 3, spec=InputSpec(scale=10000))
+    require_fitting(reflectance, labels, bands=3, dtype="uint16")

@@ -48,6 +48,8 @@ class _Same(LightningDataModule):
     """One batch again and again: no data cost in any of the loops."""
 
     labels = LabelSpace.named(("a", "b", "c"))
+    bands = 3
+    dtype = "uint8"
     val_tile = 32
     dataset = SimpleNamespace(resize=None)
 

@@ -1,4 +1,8 @@
-"""Examine a dataset before any training, and report everything at once. Exit code 1 if something forbids training."""
+"""Examine a dataset and a run before any training, and report everything at once.
+
+With --config the run is built as well, its weights are loaded, and one step is taken on two crops. Exit code 1 if
+something forbids training.
+"""
 
 import argparse
 import json
@@ -60,6 +64,12 @@ def run(options: argparse.Namespace) -> int:
         refuse_existing(options.json, options.overwrite)
     dataset = read_dataset(options.config) if options.config else build_dataset(_settings(options), "options")
     found = examine(dataset, progress=True)
+    if options.config and found.train:
+        from dataclasses import replace
+
+        from visionapps.training.rehearsal import rehearse
+
+        found = replace(found, problems=(*found.problems, *rehearse(options.config, found)))
     print("\n\n".join(_report(dataset, found, options.all)))
     if options.json is not None:
         with whole_output(options.json, options.overwrite) as path:

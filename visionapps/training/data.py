@@ -98,27 +98,39 @@ class SegmentationData(LightningDataModule):
         """The classes that the masks are mapped to; known after setup."""
         return self._examined().coding.labels
 
+    @property
+    def bands(self) -> int:
+        """Bands of every photo; known after setup."""
+        return self._examined().bands
+
+    @property
+    def dtype(self) -> str:
+        """Data type of the raw pixels, as numpy names it; known after setup."""
+        return self._examined().dtype
+
     def setup(self, stage: str) -> None:
         """Examine the photos (decoding each once, ever) and refuse to go on with bad ones."""
         if self.examination is None:
             self.examination = examine(self.dataset, progress=True)
             self.examination.raise_on_errors()
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        crops = self.crops
-        photos = self._examined().train
+    def random_crops(self) -> RandomCrops:
+        """What training draws from; one epoch long."""
+        crops, photos = self.crops, self._examined().train
         area = sum(photo.size[0] * photo.size[1] for photo in photos)
-        length = crops.per_epoch or max(1, round(area / crops.size**2))
-        drawn = RandomCrops(
+        return RandomCrops(
             photos,
             size=crops.size,
-            length=length,
+            length=crops.per_epoch or max(1, round(area / crops.size**2)),
             augment=self.augment,
             seed=self.seed,
             balance=crops.balance,
             scale=crops.scale,
         )
-        order = _Share(EpochIndices(length), *self._place())
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        drawn = self.random_crops()
+        order = _Share(EpochIndices(len(drawn)), *self._place())
         return self._loader(drawn, order, drop_last=len(order) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Sample]:

@@ -15,6 +15,7 @@ from visionapps.segmentation.base import Segmentor
 from visionapps.structures import LabelSpace
 from visionapps.training.optim import Curve, LayerRates, parameter_groups, scale_rates
 
+EIGHT_BIT = 255.0  # InputSpec.scale of photos; other data types need one of their own
 SCORE = "val/dice"  # mean over classes of the Dice on all validation pixels: what the best checkpoint is chosen by
 
 
@@ -58,13 +59,10 @@ class SegmentationTask(LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take the classes from the data; load the weights that the model's config names, unless a run is resumed."""
-        self.labels = self.trainer.datamodule.labels  # type: ignore[attr-defined]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.labels = data.labels
         assert self.labels is not None
-        if len(self.labels) != self.model.num_classes:
-            raise ConfigError(
-                f"model: num_classes is {self.model.num_classes}, but the data has {len(self.labels)} classes "
-                f"({', '.join(self.labels.names)}); set num_classes to {len(self.labels)}"
-            )
+        require_fitting(self.model, self.labels, bands=data.bands, dtype=data.dtype)
         self._confusion = Confusion(len(self.labels), ignore=self.labels.ignore)
         if stage == "fit" and self.trainer.ckpt_path is None:
             self.model.load_pretrained()
@@ -149,6 +147,35 @@ class SegmentationTask(LightningModule):
                 f"the checkpoint was trained on the classes {', '.join(saved.names)}, but the data has "
                 f"{', '.join(self.labels.names)}; use the data that it was trained on, or start a new run"
             )
+
+
+def require_fitting(model: Segmentor, labels: LabelSpace, *, bands: int, dtype: str) -> None:
+    """Check that a model can learn from the data at all.
+
+    Args:
+        model: about to be trained.
+        labels: classes of the data.
+        bands: bands of every photo.
+        dtype: of the raw pixels, as numpy names it.
+
+    Raises:
+        ConfigError: it has another number of classes or bands, or another range of values than the data.
+    """
+    if len(labels) != model.num_classes:
+        raise ConfigError(
+            f"model: num_classes is {model.num_classes}, but the data has {len(labels)} classes "
+            f"({', '.join(labels.names)}); set num_classes to {len(labels)}"
+        )
+    if bands != len(model.spec.bands):
+        raise ConfigError(
+            f"model: takes {len(model.spec.bands)} bands ({', '.join(model.spec.bands)}), but the photos have {bands}; "
+            "choose bands in the dataset, or describe all of them in the model's spec"
+        )
+    if model.spec.scale == EIGHT_BIT and dtype != "uint8":
+        raise ConfigError(
+            f"model: a raw value of {EIGHT_BIT:g} means 1.0, but the photos hold {dtype}; give the value that does as "
+            "scale in the model's spec (10000 for Sentinel-2 reflectance, 65535 for full-range 16 bit, 1 for 0..1)"
+        )
 
 
 class _RunningMean:
