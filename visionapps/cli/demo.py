@@ -80,4 +80,6 @@ def _closing(out: Path, seconds: float) -> str:
         ("the trained model", "bundle/"),
         ("the run's settings: start your own from it", "run.yaml"),
     )
-    return f"\nDone in {seconds / 60:.1f} minutes. Look at:\n" + "\n".join(f"  {out / p!s:<28} {t}" for t, p in lines)
+    width = max(len(str(out / place)) for _, place in lines)
+    listed = "\n".join(f"  {out / place!s:<{width}}  {text}" for text, place in lines)
+    return f"\nDone in {seconds / 60:.1f} minutes. Look at:\n{listed}"

@@ -72,6 +72,7 @@ def build(config: Path, out: Path, overrides: list[str]) -> tuple[Trainer, Light
         raise ConfigError(f"{config}: no such file; give the run's YAML file, for example configs/landcover/demo.yaml")
     # It advises against args= beside sys.argv; ours are the part of sys.argv that belongs to the run.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # Lightning 2.6 on torch 2.15
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
     try:
         run = _Run(["--config", str(config), *overrides], _trainer_defaults(out))
