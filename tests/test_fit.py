@@ -110,6 +110,17 @@ def test_the_log_holds_the_mean_dice_and_the_share_of_waiting(trained: tuple[Pat
     assert all(0 <= float(r["time/data_wait"]) <= 1 for r in rows if r.get("time/data_wait"))
 
 
+def test_the_best_checkpoint_holds_the_averaged_weights_that_were_validated(trained: tuple[Path, Path]):
+    # The report predicts with the bundle of best.ckpt: it meets the logged score only if both used the same weights.
+    _, out = trained
+    rows = list(csv.DictReader((out / "logs/start_000/metrics.csv").open()))
+    logged = max(float(r["val/dice"]) for r in rows if r.get("val/dice"))
+    assert json.loads((out / "report/scores.json").read_text())["mean_dice"] == pytest.approx(logged, abs=1e-4)
+    checkpoint = torch.load(out / "checkpoints/best.ckpt", weights_only=True)
+    averaged, current = checkpoint["state_dict"], checkpoint["current_model_state"]
+    assert any(not torch.equal(averaged[name], current[name]) for name in averaged)
+
+
 def test_the_checkpoint_is_plain_data_that_rebuilds_the_model(trained: tuple[Path, Path]):
     from visionapps.inference.bundle import from_checkpoint
 
@@ -185,6 +196,7 @@ def test_a_wrong_number_of_classes_names_both_numbers(
     config = rewritten(trained, tmp_path, path, 7)
     message = refused(capsys, "fit", "--config", config, "--out", tmp_path / "out")
     assert "num_classes is 7, but the data has 3 classes" in message
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_checkpoint_of_other_classes_is_not_resumed(

@@ -8,6 +8,7 @@ visionapps evaluate --pred DIR --masks DIR --classes FILE masks that predict wro
 import argparse
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -109,7 +110,8 @@ def _of_run(bundle: "Bundle", options: argparse.Namespace) -> "tuple[Scores, int
     photos = {"val": found.val, "train": found.train, "all": (*found.train, *found.val)}[options.split]
     if not photos:
         raise ConfigError(f"{options.config}: the split {options.split} has no photo; choose another --split")
-    scores = evaluate_photos(make_predictor(bundle, options), _bar(photos), found.coding.labels)
+    # These photos are resized already.
+    scores = evaluate_photos(make_predictor(replace(bundle, resize=None), options), _bar(photos), found.coding.labels)
     return scores, len(photos)
 
 

@@ -27,12 +27,14 @@ class Crops:
         balance: share of the crops in [0, 1] that are drawn around a class chosen evenly among all, so that rare
             classes are seen; the others are drawn evenly over the area.
         scale: range of a random factor on the ground resolution, (1, 1) for none.
+        weights: how often a balanced crop is drawn for each class, relative; None: all classes alike.
     """
 
     size: int = 512
     per_epoch: int | None = None
     balance: float = 0.5
     scale: tuple[float, float] = (1.0, 1.0)
+    weights: tuple[float, ...] | None = None
 
 
 class _Share(Sampler[int]):
@@ -126,6 +128,7 @@ class SegmentationData(LightningDataModule):
             seed=self.seed,
             balance=crops.balance,
             scale=crops.scale,
+            weights=crops.weights,
         )
 
     def train_dataloader(self) -> DataLoader[Sample]:

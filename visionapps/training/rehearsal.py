@@ -9,7 +9,7 @@ from visionapps.data.doctor import Examination
 from visionapps.errors import VisionAppsError
 from visionapps.training.data import SegmentationData
 from visionapps.training.run import build
-from visionapps.training.segmentation import SegmentationTask, require_fitting
+from visionapps.training.segmentation import SegmentationTask
 
 
 def rehearse(config: Path, examination: Examination) -> list[Problem]:
@@ -31,7 +31,7 @@ def rehearse(config: Path, examination: Examination) -> list[Problem]:
         return []
     data.examination = examination
     problems = []
-    for act in (_fit_together, _load_weights, _take_step):
+    for act in (_prepare, _take_step):
         try:
             act(task, data)
         except VisionAppsError as error:
@@ -41,16 +41,12 @@ def rehearse(config: Path, examination: Examination) -> list[Problem]:
             message = f"{config}: one training step on two crops fails in model or loss: {text}; check their arguments"
             problems.append(_problem(config, message))
         if problems:
-            break  # what follows would fail for the same reason
+            break  # the step would fail for the same reason
     return problems
 
 
-def _fit_together(task: SegmentationTask, data: SegmentationData) -> None:
-    require_fitting(task.model, data.labels, bands=data.bands, dtype=data.dtype)
-
-
-def _load_weights(task: SegmentationTask, data: SegmentationData) -> None:
-    task.model.load_pretrained()
+def _prepare(task: SegmentationTask, data: SegmentationData) -> None:
+    task.prepare(data, pretrained=True)
 
 
 def _take_step(task: SegmentationTask, data: SegmentationData) -> None:

@@ -19,7 +19,7 @@ from visionapps.errors import ConfigError, VisionAppsError, WeightsError
 from visionapps.runtime import keep_freed_memory
 from visionapps.training.callbacks import WaitingForData
 from visionapps.training.data import SegmentationData
-from visionapps.training.segmentation import SCORE
+from visionapps.training.segmentation import SCORE, SegmentationTask
 
 LAST, BEST = "last.ckpt", "best.ckpt"
 
@@ -43,6 +43,19 @@ class _Run(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         keep_freed_memory()
+
+
+class _SaveConfig(Callback):
+    """Write the complete settings once training begins: a run that is refused before leaves no folder behind."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self._path = path
+        self._text = text
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(self._text)
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,11 @@ def build(config: Path, out: Path, overrides: list[str]) -> tuple[Trainer, Light
         ConfigError: a key is misspelt, a value is of the wrong type, or parts cannot work together.
     """
     if not config.is_file():
-        raise ConfigError(f"{config}: no such file; give the run's YAML file, for example configs/landcover/demo.yaml")
+        raise ConfigError(
+            f"{config}: no such file; give the run's YAML file, for example configs/landcover/dubai_unet.yaml"
+        )
+    # Tuples come back from YAML as lists, which our types take.
+    warnings.filterwarnings("ignore", message=r"(?s).*round-trip")
     # It advises against args= beside sys.argv; ours are the part of sys.argv that belongs to the run.
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")  # Lightning 2.6 on torch 2.15
@@ -101,8 +118,10 @@ def fit(config: Path, out: Path, overrides: list[str], *, resume: bool = False) 
     if resume and not (checkpoints / LAST).is_file():
         raise WeightsError(f"{checkpoints / LAST}: no checkpoint to resume from; leave --resume out to start anew")
     trainer, task, data, text = build(config, out, overrides)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "config.yaml").write_text(text)
+    trainer.callbacks.append(_SaveConfig(out / "config.yaml", text))  # type: ignore[attr-defined]
+    if isinstance(task, SegmentationTask):  # before the loggers make the run's folder
+        data.setup("fit")
+        task.prepare(data, pretrained=not resume)
     began = time.perf_counter()
     try:
         trainer.fit(task, data, ckpt_path=str(checkpoints / LAST) if resume else None)

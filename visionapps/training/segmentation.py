@@ -57,15 +57,30 @@ class SegmentationTask(LightningModule):
         self._confusion: Confusion | None = None
         self._losses = _RunningMean()
 
-    def setup(self, stage: str) -> None:
-        """Take the classes from the data; load the weights that the model's config names, unless a run is resumed."""
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        self.labels = data.labels
-        assert self.labels is not None
-        require_fitting(self.model, self.labels, bands=data.bands, dtype=data.dtype)
-        self._confusion = Confusion(len(self.labels), ignore=self.labels.ignore)
-        if stage == "fit" and self.trainer.ckpt_path is None:
+    def prepare(self, data: Any, *, pretrained: bool) -> None:
+        """Take the classes from the data and check that the model can learn from it; do nothing the second time.
+
+        Args:
+            data: a SegmentationData after setup.
+            pretrained: load the weights that the model's config names.
+
+        Raises:
+            ConfigError: the model does not fit the data.
+            WeightsError: the weights cannot be found, or do not fit.
+        """
+        if self.labels is not None:
+            return
+        labels: LabelSpace = data.labels
+        require_fitting(self.model, labels, bands=data.bands, dtype=data.dtype)
+        if pretrained:
             self.model.load_pretrained()
+        self.labels = labels
+        self._confusion = Confusion(len(labels), ignore=labels.ignore)
+
+    def setup(self, stage: str) -> None:
+        """Prepare, unless that is done; weights are not loaded when a run is resumed."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self.prepare(data, pretrained=stage == "fit" and self.trainer.ckpt_path is None)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) raw to (B, K, H, W) logits."""
@@ -134,7 +149,7 @@ class SegmentationTask(LightningModule):
             "recipe": self.model.recipe,
             "spec": self.model.spec.to_dict(),
             "labels": self.labels.to_dict(),
-            "tile": data.val_tile,
+            "tile": _round_up(data.val_tile, self.model.levels[-1].stride),
             "resize": list(data.dataset.resize) if data.dataset.resize else None,
             "metrics": self.scores.to_dict(self.labels.names) if self.scores else {},
         }
@@ -176,6 +191,10 @@ def require_fitting(model: Segmentor, labels: LabelSpace, *, bands: int, dtype: 
             f"model: a raw value of {EIGHT_BIT:g} means 1.0, but the photos hold {dtype}; give the value that does as "
             "scale in the model's spec (10000 for Sentinel-2 reflectance, 65535 for full-range 16 bit, 1 for 0..1)"
         )
+
+
+def _round_up(value: int, multiple: int) -> int:
+    return -(-value // multiple) * multiple
 
 
 class _RunningMean:
