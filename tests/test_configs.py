@@ -52,7 +52,7 @@ def test_the_recipes_of_the_competition_train_on_files_of_its_layout(config: Pat
         *(f"{dataset}.cache", str(tmp_path / "cache")),
         *(f"{dataset}.resize", "[128, 160]"),
         *("--data.init_args.crops.size", "64"),
-        *("--model.init_args.model.init_args.weights", "null"),
+        *("--model.init_args.model.init_args.weights", "random"),
         *("--trainer.accelerator", "cpu"),
     ]
     _, task, data, _ = build(config, tmp_path / "out", overrides)

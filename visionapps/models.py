@@ -57,7 +57,7 @@ def fcn32s(
     Args:
         backbone: a timm model; `visionapps models --backbones` lists them.
         num_classes: K, 1 to 255.
-        weights: of the backbone: package, hub, a file, or None for random ones; loaded on request.
+        weights: of the backbone: package, hub, a file, or random (None); loaded on request.
         spec: bands and normalisation of the input; None: those of the weights.
         head_channels: width of the paper's two head convolutions (4096 for VGG); None: no head.
         dropout: before the score, in [0, 1).
@@ -80,7 +80,7 @@ def fcn16s(
     Args:
         backbone: a timm model; `visionapps models --backbones` lists them.
         num_classes: K, 1 to 255.
-        weights: of the backbone: package, hub, a file, or None for random ones; loaded on request.
+        weights: of the backbone: package, hub, a file, or random (None); loaded on request.
         spec: bands and normalisation of the input; None: those of the weights.
         head_channels: width of the paper's two head convolutions (4096 for VGG); None: no head.
         dropout: before the score, in [0, 1).
@@ -103,7 +103,7 @@ def fcn8s(
     Args:
         backbone: a timm model; `visionapps models --backbones` lists them.
         num_classes: K, 1 to 255.
-        weights: of the backbone: package, hub, a file, or None for random ones; loaded on request.
+        weights: of the backbone: package, hub, a file, or random (None); loaded on request.
         spec: bands and normalisation of the input; None: those of the weights.
         head_channels: width of the paper's two head convolutions (4096 for VGG); None: no head.
         dropout: before the score, in [0, 1).
@@ -127,7 +127,7 @@ def unet(
     Args:
         backbone: a timm model; `visionapps models --backbones` lists them.
         num_classes: K, 1 to 255.
-        weights: of the backbone: package, hub, a file, or None for random ones; loaded on request.
+        weights: of the backbone: package, hub, a file, or random (None); loaded on request.
         spec: bands and normalisation of the input; None: those of the weights.
         channels: width of each step, coarsest first.
         upsample: bilinear, nearest, or deconv (the paper's learned 2 x 2 up-convolution).
@@ -153,7 +153,7 @@ def deconvnet(
     Args:
         backbone: a timm model; `visionapps models --backbones` lists them.
         num_classes: K, 1 to 255.
-        weights: of the backbone: package, hub, a file, or None for random ones; loaded on request.
+        weights: of the backbone: package, hub, a file, or random (None); loaded on request.
         spec: bands and normalisation of the input; None: those of the weights.
         channels: width of each map, coarsest first.
     """
@@ -177,7 +177,7 @@ def smp(
         decoder: Unet, UnetPlusPlus, MAnet, Linknet, FPN, PSPNet, PAN, DeepLabV3, DeepLabV3Plus, UPerNet or Segformer.
         backbone: a timm model; `visionapps models --backbones` lists them.
         num_classes: K, 1 to 255.
-        weights: of the backbone: package, hub, a file, or None for random ones; loaded on request.
+        weights: of the backbone: package, hub, a file, or random (None); loaded on request.
         spec: bands and normalisation of the input; None: those of the weights.
         options: the decoder's own, named as there: decoder_channels, encoder_depth, encoder_output_stride, ...
     """

@@ -49,7 +49,7 @@ def pyramid(
         name: timm name; ``visionapps models --backbones`` lists them.
         spec: what the network eats; its number of bands decides the first convolution. None: what belongs to the
             weights, see ``default_spec``.
-        weights: None (random), "package", "hub", "hub:<tag>" or a file; they are recorded here and loaded by
+        weights: None or "random", "package", "hub", "hub:<tag>" or a file; they are recorded here and loaded by
             ``load_pretrained``.
         strides: which levels to give, out of those that the network has; stages past the last one are removed.
         output_stride: 16 or 8 keep the deep stages at that stride, with dilated convolutions. Of the maps that then
@@ -59,6 +59,8 @@ def pyramid(
         ConfigError: timm has no such network, or it has no pyramid, a fixed image size, or no dilation.
     """
     architecture = _known(name)
+    # A word for none at all: on the command line, null does not reach an argument this deep in a config.
+    weights = None if weights == "random" else weights
     if output_stride not in (8, 16, 32):
         raise ConfigError(f"{name}: output_stride {output_stride} is not possible; choose 8, 16 or 32")
     spec = spec or default_spec(name, weights)

@@ -84,7 +84,7 @@ def weights_file(weights: str) -> Path | None:
     if path.suffix not in FILE_SUFFIXES:
         raise ConfigError(
             f"weights {weights!r}: expected 'package', 'hub', 'hub:<tag>' or a file that ends in "
-            f"{' '.join(FILE_SUFFIXES)}; leave it out for random initialisation"
+            f"{' '.join(FILE_SUFFIXES)}; 'random' for none"
         )
     return path
 

@@ -64,7 +64,7 @@ def run(options: argparse.Namespace) -> int:
         refuse_existing(options.json, options.overwrite)
     dataset = read_dataset(options.config) if options.config else build_dataset(_settings(options), "options")
     found = examine(dataset, progress=True)
-    if options.config and found.train:
+    if options.config and found.train and "model" in read_yaml(options.config):  # else a dataset only
         from dataclasses import replace
 
         from visionapps.training.rehearsal import rehearse
