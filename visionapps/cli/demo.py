@@ -13,7 +13,7 @@ from visionapps.files import refuse_existing
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path("demo_out"), help="folder for everything (default: demo_out)")
     parser.add_argument("--overwrite", action="store_true", help="replace the folder of an earlier demo")
-    parser.add_argument("--epochs", type=int, default=4, help="epochs of training; more is better and slower")
+    parser.add_argument("--epochs", type=int, default=8, help="epochs of training; more is better and slower (8)")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another landscape")
 
 

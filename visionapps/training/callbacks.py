@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
 from torch import nn
 
 from visionapps.errors import ConfigError
@@ -33,6 +34,15 @@ class FreezeBackbone(Callback):
         # Validation in the middle of an epoch sets the whole model back to training mode.
         if not trainer.sanity_checking:
             self.on_train_epoch_start(trainer, pl_module)
+
+
+class Bar(TQDMProgressBar):
+    """Lightning's progress bar, without the number of a log folder that says nothing here."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
 
 
 class WaitingForData(Callback):

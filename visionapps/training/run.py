@@ -11,13 +11,13 @@ from typing import Any
 import jsonargparse
 import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 
 from visionapps.data.store import Photo
 from visionapps.errors import ConfigError, VisionAppsError, WeightsError
 from visionapps.runtime import keep_freed_memory
-from visionapps.training.callbacks import WaitingForData
+from visionapps.training.callbacks import Bar, WaitingForData
 from visionapps.training.data import SegmentationData
 from visionapps.training.segmentation import SCORE, SegmentationTask
 
@@ -98,6 +98,11 @@ def build(config: Path, out: Path, overrides: list[str]) -> tuple[Trainer, Light
     except (jsonargparse.ArgumentError, ValueError, TypeError) as error:
         raise ConfigError(f"{config}: {_first_cause(error)}") from error
     text = run.parser.dump(run.config, skip_none=False)
+    # Lightning takes another bar where rich happens to be installed; here it looks the same everywhere.
+    callbacks: list[Callback] = run.trainer.callbacks  # type: ignore[attr-defined]
+    for place, callback in enumerate(callbacks):
+        if isinstance(callback, TQDMProgressBar | RichProgressBar):
+            callbacks[place] = Bar(int(callback.refresh_rate))
     return run.trainer, run.model, run.datamodule, text
 
 
