@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.installed
+CODE := visionapps tests tools
 
 .PHONY: demo test lint clean
 
@@ -12,8 +13,8 @@ test: lint
 	$(BIN)/python -m pytest -n 2
 
 lint: $(READY)
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
 
 # The MobileNetV2 package holds the very file of torchvision, but its metadata asks for torch 1.6: hence --no-deps.
