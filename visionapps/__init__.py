@@ -1,3 +1,3 @@
-"""visionapps: detection and segmentation on aerial imagery. Importing it imports nothing heavy."""
+"""visionapps: segmentation of aerial imagery. Importing it imports nothing heavy."""
 
 __version__ = "0.1.0"

@@ -26,7 +26,7 @@ def build_parser() -> argparse.ArgumentParser:
     width = max(map(len, VERBS))
     parser = argparse.ArgumentParser(
         prog="visionapps",
-        description="Detection and segmentation on aerial imagery.",
+        description="Segmentation of aerial imagery: photos and masks in, maps and submissions out.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="verbs:\n"
         + "\n".join(f"  {name:<{width}}  {text}" for name, text in VERBS.items())
