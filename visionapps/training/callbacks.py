@@ -1,6 +1,7 @@
 """What may happen around the steps of a run: freezing, and knowing where the time goes."""
 
 import time
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -43,6 +44,21 @@ class Bar(TQDMProgressBar):
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         return {name: value for name, value in super().get_metrics(trainer, pl_module).items() if name != "v_num"}
+
+
+class SaveWhenInterrupted(Callback):
+    """On Ctrl-C, write the state of the run, so that --resume goes on from this very step.
+
+    Args:
+        path: checkpoint to write.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt) and trainer.global_step > 0:
+            trainer.save_checkpoint(self._path, weights_only=False)
 
 
 class WaitingForData(Callback):

@@ -17,11 +17,12 @@ from lightning.pytorch.cli import LightningCLI
 from visionapps.data.store import Photo
 from visionapps.errors import ConfigError, VisionAppsError, WeightsError
 from visionapps.runtime import keep_freed_memory
-from visionapps.training.callbacks import Bar, WaitingForData
+from visionapps.training.callbacks import Bar, SaveWhenInterrupted, WaitingForData
 from visionapps.training.data import SegmentationData
 from visionapps.training.segmentation import SCORE, SegmentationTask
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+log = logging.getLogger(__name__)
 
 
 class _Run(LightningCLI):
@@ -137,8 +138,12 @@ def fit(config: Path, out: Path, overrides: list[str], *, resume: bool = False) 
                 "resume with the config that it was trained with"
             ) from error
         raise
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    except SystemExit:  # Lightning's answer to Ctrl-C, after it has cleaned up
+        if trainer.interrupted and (checkpoints / LAST).is_file():
+            log.warning(
+                "the run is saved: `visionapps fit --config %s --out %s --resume` goes on from here", config, out
+            )
+        raise KeyboardInterrupt from None
     photos = data.examination.val if isinstance(data, SegmentationData) and data.examination else ()
     return Finished(checkpoints / BEST, photos, time.perf_counter() - began)
 
@@ -152,7 +157,12 @@ def _trainer_defaults(out: Path) -> dict[str, Any]:
         save_last=True,
         enable_version_counter=False,
     )
-    callbacks: list[Callback] = [checkpoint, WaitingForData(), LearningRateMonitor(logging_interval="epoch")]
+    callbacks: list[Callback] = [
+        checkpoint,
+        SaveWhenInterrupted(out / "checkpoints" / LAST),
+        WaitingForData(),
+        LearningRateMonitor(logging_interval="epoch"),
+    ]
     loggers = [
         {
             "class_path": "lightning.pytorch.loggers.CSVLogger",
