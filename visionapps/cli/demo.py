@@ -35,18 +35,22 @@ def run(options: argparse.Namespace) -> int:
     )
     write_demo(out / "data", seed=options.seed)
     template = resources.files("visionapps.cli").joinpath("demo.yaml").read_text()
-    (out / "run.yaml").write_text(template.replace("DATA", (out / "data").as_posix()))
+    config, scores = out / "run.yaml", out / "map_scores.json"
+    config.write_text(template.replace("DATA", (out / "data").as_posix()))
     data, bundle, maps = out / "data", out / "bundle", out / "maps"
     sample = data / "sample_submission.csv"
     steps = (
-        ("Is anything wrong with the data?", ["check", "--config", out / "run.yaml"]),
+        ("Is anything wrong with the data?", ["check", "--config", config]),
         (
             "Train a U-Net on a pretrained backbone.",
-            ["fit", "--config", out / "run.yaml", "--out", out / "run", "--trainer.max_epochs", options.epochs],
+            ["fit", "--config", config, "--out", out / "run", "--trainer.max_epochs", options.epochs],
         ),
         ("Make a bundle of the best checkpoint.", ["export", out / "run/checkpoints/best.ckpt", "--out", bundle]),
         ("Draw the orthophoto as a georeferenced map.", ["predict", bundle, data / "orthophoto.tif", "--out", maps]),
-        ("How good is the map?", ["evaluate", "--pred", maps, "--masks", data / "truth", "--config", out / "run.yaml"]),
+        (
+            "How good is the map?",
+            ["evaluate", "--pred", maps, "--masks", data / "truth", "--config", config, "--json", scores],
+        ),
         (
             "Draw the test photos, as masks and as overlays.",
             ["predict", bundle, data / "test_images", "--out", out / "test_masks", "--kind", "both"],
@@ -74,6 +78,7 @@ def _step(title: str, words: list[str]) -> None:
 def _closing(out: Path, seconds: float) -> str:
     lines = (
         ("the map, for QGIS", "maps/orthophoto.tif"),
+        ("how good the map is, per class", "map_scores.json"),
         ("overlays of test photos", "test_masks/"),
         ("scores, curves, worst and best", "run/report/"),
         ("the submission", "submission.csv"),
