@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from visionapps.errors import ConfigError
 
 RGB = ("red", "green", "blue")
+IGNORE = 255  # label of pixels that count nowhere: void in a mask, no data in a map; no class ever has it
 Color = tuple[int, int, int]
 
 
@@ -56,7 +57,7 @@ class LabelSpace:
 
     names: tuple[str, ...]
     colors: tuple[Color, ...]
-    ignore: int = 255  # label of pixels that count nowhere
+    ignore: int = IGNORE
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "names", tuple(self.names))

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
 from visionapps.data.dataset import CELL
-from visionapps.data.transforms import IGNORE, Augment, by_bands
+from visionapps.data.transforms import Augment, by_bands
 from visionapps.errors import ConfigError
+from visionapps.structures import IGNORE
 from visionapps.windows import Window, starts
 
 

@@ -16,11 +16,11 @@ import cv2
 import numpy as np
 
 from visionapps.errors import ConfigError
+from visionapps.structures import IGNORE
 
 if TYPE_CHECKING:
     from albumentations import BaseCompose, BasicTransform
 
-IGNORE = 255  # label of pixels that count nowhere, as the photo store writes it
 Pair = tuple[np.ndarray, np.ndarray]
 NORMAL_QUANTILES = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from visionapps.errors import ConfigError, DataError
 from visionapps.masks import Order
-
-IGNORE = 255  # label of pixels that belong to no class: void, or outside the raster
+from visionapps.structures import IGNORE
 
 
 @dataclass(frozen=True)

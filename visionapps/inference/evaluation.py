@@ -52,10 +52,19 @@ def evaluate_photos(predictor: Predictor, photos: Iterable[Photo], labels: Label
     """Scores over items of a dataset, as training saw them (resized, cut into blocks)."""
     confusion = Confusion(len(labels), ignore=labels.ignore)
     for photo in photos:
-        everything = Window(0, 0, *photo.size)
-        image = np.moveaxis(photo.image(everything), -1, 0)
-        _count(predictor, ArraySource(image, name=photo.name), photo.labels(everything), confusion)
+        count_photo(label_photo(predictor, photo), photo, confusion)
     return confusion.compute()
+
+
+def label_photo(predictor: Predictor, photo: Photo) -> np.ndarray:
+    """(H, W) uint8 labels of an item of a dataset, drawn tile by tile as a map would be."""
+    image = np.moveaxis(photo.image(Window(0, 0, *photo.size)), -1, 0)
+    return np.concatenate([rows for _, rows in predictor.segment(ArraySource(image, name=photo.name))])
+
+
+def count_photo(prediction: np.ndarray, photo: Photo, confusion: Confusion) -> None:
+    """Count the predicted labels (H, W) of an item against its true ones."""
+    confusion.update(_batch(prediction), _batch(photo.labels(Window(0, 0, *photo.size))))
 
 
 def compare_masks(pairs: Iterable[tuple[Path, Path]], coding: MaskCoding, *, unknown: Unknown) -> Scores:

@@ -11,10 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from visionapps.errors import ConfigError, DataError
-from visionapps.structures import GeoRef, InputSpec
+from visionapps.structures import IGNORE, GeoRef, InputSpec
 from visionapps.windows import Window
 
-INVALID = 255  # label of pixels without data in every map; no class has it (LabelSpace holds at most 255)
+INVALID = IGNORE  # label of pixels without data in every map
 RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 
 

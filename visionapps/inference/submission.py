@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from visionapps.data.images import read_mask
 from visionapps.errors import DataError, OutputError
 from visionapps.files import list_files, whole_output
-from visionapps.inference.dialects import IGNORE, Dialect
+from visionapps.inference.dialects import Dialect
 from visionapps.inference.submission_check import (
     NamedMask,
     Report,
@@ -35,6 +35,7 @@ from visionapps.inference.submission_rows import (
     resize_nearest,
     to_places,
 )
+from visionapps.structures import IGNORE
 
 __all__ = [
     "NamedMask",

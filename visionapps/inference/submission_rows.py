@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionapps.errors import DataError
-from visionapps.inference.dialects import IGNORE, Dialect
+from visionapps.inference.dialects import Dialect
 from visionapps.masks import Runs, decode_labels, encode_labels, format_runs, parse_runs
+from visionapps.structures import IGNORE
 
 _FIELD_LIMIT = 2**31 - 1  # characters of one CSV field; the default of 131072 is less than one detailed mask
 

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
 
 from visionapps.data.store import Photo
 from visionapps.inference.bundle import Bundle, from_checkpoint
+from visionapps.inference.evaluation import count_photo, label_photo
 from visionapps.inference.predictor import Predictor
-from visionapps.inference.sources import ArraySource
 from visionapps.metrics.confusion import Confusion, Scores
 from visionapps.structures import LabelSpace
 from visionapps.training.pictures import draw_confusion, draw_curves, draw_panel
@@ -66,13 +65,10 @@ def _judge(bundle: Bundle, photos: tuple[Photo, ...]) -> tuple[list[_Judged], Co
     total = Confusion(len(bundle.labels), ignore=bundle.labels.ignore)
     judged = []
     for photo in tqdm(photos, desc="validation photos", unit="photo", leave=False):
-        whole = Window(0, 0, *photo.size)
-        source = ArraySource(photo.image(whole).transpose(2, 0, 1), bands=bundle.spec.bands, name=photo.name)
-        prediction = np.concatenate([rows for _, rows in predictor.segment(source)])
+        prediction = label_photo(predictor, photo)
         one = Confusion(len(bundle.labels), ignore=bundle.labels.ignore)
-        truth = torch.from_numpy(photo.labels(whole).copy())[None]
         for confusion in (one, total):
-            confusion.update(torch.from_numpy(prediction)[None], truth)
+            count_photo(prediction, photo, confusion)
         judged.append(_Judged(photo, one.compute(), prediction))
     return judged, total
 
