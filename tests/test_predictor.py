@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from visionapps.backbones.base import Backbone
 from visionapps.errors import ConfigError, DataError
-from visionapps.inference.merge import StripMerger, ramp
+from visionapps.inference.merge import ramp
 from visionapps.inference.plan import plan
 from visionapps.inference.predictor import Predictor, neutral_values
 from visionapps.inference.rows import mirrored, tile_rows
@@ -108,35 +108,6 @@ def test_a_pixelwise_model_gives_the_labels_of_the_whole_image(shape: tuple[int,
     model, image = model_of(kernel=1, stride=8), image_of(*shape)
     predictor = Predictor(model, tile=64, overlap=overlap, device="cpu", batch=3)
     assert np.array_equal(whole(predictor, ArraySource(image)), at_once(model, image))
-
-
-def test_blending_equals_the_weighted_sum_over_the_whole_raster() -> None:
-    """Against an accumulator of the raster's size with an outer product of ramps, in double precision."""
-    layout = plan((150, 170), tile=64, overlap=24, multiple=8)
-    generator = torch.Generator().manual_seed(1)
-    tiles = {
-        (r, c): torch.randn(CLASSES, 64, 64, generator=generator)
-        for r in layout.rows.starts
-        for c in layout.cols.starts
-    }
-    total = np.zeros((CLASSES, layout.rows.padded, layout.cols.padded))
-    for (r, c), logits in tiles.items():
-        weights = []
-        for start, axis in ((r, layout.rows), (c, layout.cols)):
-            weight = np.ones(64)
-            if start > 0:
-                weight[:24] = (np.arange(24) + 0.5) / 24
-            if start < axis.starts[-1]:
-                weight[-24:] = 1 - (np.arange(24) + 0.5) / 24
-            weights.append(weight)
-        total[:, r : r + 64, c : c + 64] += logits.numpy() * np.outer(*weights)
-    merger = StripMerger(layout, CLASSES)
-    rows = []
-    for r in layout.rows.starts:
-        for c in layout.cols.starts:
-            merger.add(tiles[r, c].clone())
-        rows.append(merger.finished_rows().numpy().copy())
-    assert np.array_equal(np.concatenate(rows), total.argmax(0)[:150, :170])
 
 
 def test_a_convolutional_model_agrees_with_the_whole_image_where_tiles_see_enough() -> None:

@@ -108,7 +108,7 @@ class Predictor:
             window = layout.band(index)
             valid = row.valid[: window.height, : window.width]
             seen = seen or bool(valid.any())
-            labels = merger.finished_rows().cpu().numpy()
+            labels = merger.finished_rows()[0].cpu().numpy()
             yield window, np.where(valid, labels, np.uint8(INVALID))
         if not seen:
             raise DataError(f"{source.name}: no valid pixel, all are nodata or masked; there is nothing to predict")
