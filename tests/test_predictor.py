@@ -16,7 +16,7 @@ from visionapps.inference.merge import ramp
 from visionapps.inference.plan import plan
 from visionapps.inference.predictor import Predictor, neutral_values
 from visionapps.inference.rows import mirrored, tile_rows
-from visionapps.inference.sources import ArraySource
+from visionapps.inference.sources import ArraySource, Pixels
 from visionapps.segmentation.base import Decoder, Segmentor
 from visionapps.structures import InputSpec, Level
 from visionapps.windows import Window
@@ -168,12 +168,9 @@ def test_every_pixel_of_a_source_is_read_once_and_in_order() -> None:
     reads = []
 
     class Watched(ArraySource):
-        def read(self, window: Window) -> np.ndarray:
+        def read(self, window: Window) -> Pixels:
             reads.append(window)
             return super().read(window)
-
-        def valid(self, window: Window) -> np.ndarray:
-            return np.ones((window.height, window.width), bool)
 
     source = Watched(image_of(230, 90))
     for _ in tile_rows(source, plan(source.shape, tile=64, overlap=16, multiple=8), fill=np.zeros(3)):

@@ -85,7 +85,7 @@ def test_a_png_mask_has_labels_as_values_and_the_classes_colours(tmp_path: Path)
 def test_an_overlay_mixes_image_and_colour_half_and_half(tmp_path: Path) -> None:
     source, labels = source_of(60, 90, GeoRef(UTM, TURNED)), labels_of(60, 90)
     labels[10:20] = 255
-    image = source.read(Window(0, 0, 60, 90)).astype(float)
+    image = source.read(Window(0, 0, 60, 90)).values.astype(float)
     mixed = np.stack([0.5 * image[b] + 0.5 * np.array([c[b] for c in LABELS.colors])[labels % 255] for b in range(3)])
     expected = np.where(labels == 255, image, mixed)
     for name in ("o.tif", "o.png"):

@@ -50,9 +50,9 @@ def test_a_window_holds_the_pixels_of_the_file_and_the_georeference_travels(tmp_
     pixels = pixels_of(3)
     with RasterSource(write(tmp_path / "a.tif", pixels), InputSpec()) as source:
         window = Window(5, 7, 11, 13)
-        assert np.array_equal(source.read(window), pixels[:, 5:16, 7:20])
-        assert source.valid(window).shape == (11, 13)
-        assert source.valid(window).all()
+        assert np.array_equal(source.read(window).values, pixels[:, 5:16, 7:20])
+        assert source.read(window).valid.shape == (11, 13)
+        assert source.read(window).valid.all()
         assert source.shape == (20, 30)
         assert source.georef is not None
         assert source.georef.transform == tuple(HERE)[:6]
@@ -71,9 +71,9 @@ def test_bands_are_found_by_description_before_colour_before_place(tmp_path: Pat
     plain = write(tmp_path / "p.tif", pixels, photometric="MINISBLACK")
     for path, order in ((described, [3, 2, 1]), (colored, [2, 1, 0]), (plain, [0, 1, 2])):
         with RasterSource(path, InputSpec()) as source:
-            assert np.array_equal(source.read(everything), pixels[order]), path
+            assert np.array_equal(source.read(everything).values, pixels[order]), path
     with RasterSource(described, InputSpec(), bands=("nir", "4", "3")) as source:
-        assert np.array_equal(source.read(everything), pixels[[0, 3, 2]])
+        assert np.array_equal(source.read(everything).values, pixels[[0, 3, 2]])
 
 
 def test_taking_the_first_of_many_bands_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -90,7 +90,7 @@ def test_too_few_or_unknown_bands_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="--bands names 2 bands, but the model expects 3"):
         RasterSource(path, InputSpec(), bands=("1", "2"))
     with RasterSource(path, InputSpec(), bands=("vv", "vh", "vv")) as source:
-        assert np.array_equal(source.read(Window(0, 0, 1, 1)), pixels_of(2)[[0, 1, 0], :1, :1])
+        assert np.array_equal(source.read(Window(0, 0, 1, 1)).values, pixels_of(2)[[0, 1, 0], :1, :1])
 
 
 def test_alpha_internal_mask_and_nan_say_which_pixels_are_data(tmp_path: Path) -> None:
@@ -106,9 +106,7 @@ def test_alpha_internal_mask_and_nan_say_which_pixels_are_data(tmp_path: Path) -
     for path in files:
         with RasterSource(path, InputSpec()) as source:
             window = Window(2, 3, 15, 20)
-            assert np.array_equal(source.valid(window), hole[window.slices]), path
-            source.read(Window(0, 0, 2, 2))
-            assert np.array_equal(source.valid(window), hole[window.slices]), "asked without reading first"
+            assert np.array_equal(source.read(window).valid, hole[window.slices]), path
 
 
 def test_an_unsigned_nodata_value_must_fill_all_bands_and_a_signed_one_any(tmp_path: Path) -> None:
@@ -116,11 +114,11 @@ def test_an_unsigned_nodata_value_must_fill_all_bands_and_a_signed_one_any(tmp_p
     pixels[0, 0, 0] = 0  # a dark red is no hole
     pixels[:, 1, 1] = 0
     with RasterSource(write(tmp_path / "u.tif", pixels, nodata=0), InputSpec()) as source:
-        assert np.argwhere(~source.valid(Window(0, 0, 20, 30))).tolist() == [[1, 1]]
+        assert np.argwhere(~source.read(Window(0, 0, 20, 30)).valid).tolist() == [[1, 1]]
     signed = pixels_of(3, "int16")
     signed[0, 0, 0] = -1
     with RasterSource(write(tmp_path / "s.tif", signed, nodata=-1), InputSpec()) as source:
-        assert np.argwhere(~source.valid(Window(0, 0, 20, 30))).tolist() == [[0, 0]]
+        assert np.argwhere(~source.read(Window(0, 0, 20, 30)).valid).tolist() == [[0, 0]]
 
 
 def test_a_nodata_value_that_the_file_does_not_tell_can_be_given(tmp_path: Path) -> None:
@@ -129,7 +127,7 @@ def test_a_nodata_value_that_the_file_does_not_tell_can_be_given(tmp_path: Path)
     path = write(tmp_path / "untold.tif", pixels)
     for nodata, holes in ((None, []), (255.0, [[4, 5]])):
         source = open_source(path, InputSpec(), nodata=nodata)
-        assert np.argwhere(~source.valid(Window(0, 0, 20, 30))).tolist() == holes
+        assert np.argwhere(~source.read(Window(0, 0, 20, 30)).valid).tolist() == holes
         source.close()
 
 
@@ -143,7 +141,7 @@ def test_values_on_another_scale_are_refused_until_the_scale_is_told(tmp_path: P
         open_source(path, spec)
     source = open_source(path, spec, scale=50)
     expected = pixels_of(1, dtype).astype(np.float64) / 50 * scale
-    np.testing.assert_allclose(source.read(Window(0, 0, 20, 30)), expected, rtol=1e-6)
+    np.testing.assert_allclose(source.read(Window(0, 0, 20, 30)).values, expected, rtol=1e-6)
     source.close()
     with pytest.raises(ConfigError, match="scale 0"):
         open_source(path, spec, scale=0)
@@ -177,7 +175,7 @@ def test_missing_foreign_and_cut_off_files_are_one_line_errors(tmp_path: Path) -
     path = write(tmp_path / "cut.tif", noise, tiled=True, blockxsize=64, blockysize=64)
     path.write_bytes(path.read_bytes()[:150_000])
     source = open_source(path, InputSpec())
-    assert source.read(Window(0, 0, 64, 256)).shape == (3, 64, 256)
+    assert source.read(Window(0, 0, 64, 256)).values.shape == (3, 64, 256)
     with pytest.raises(DataError, match=r"cut.tif: cannot be decoded in rows 192 to 256 .*; the file is damaged"):
         source.read(Window(192, 0, 64, 256))
     source.close()
@@ -190,8 +188,8 @@ def test_a_photo_is_read_as_it_is_stored_and_transparent_pixels_are_no_data(tmp_
     Image.fromarray(rgba).save(tmp_path / "p.png")
     source = open_source(tmp_path / "p.png", InputSpec())
     everything = Window(0, 0, 8, 9)
-    assert np.array_equal(source.read(everything), rgba[..., :3].transpose(2, 0, 1))
-    assert np.argwhere(~source.valid(everything)).tolist() == [[2, 3]]
+    assert np.array_equal(source.read(everything).values, rgba[..., :3].transpose(2, 0, 1))
+    assert np.argwhere(~source.read(everything).valid).tolist() == [[2, 3]]
     assert source.georef is None
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(DataError, match=r"broken.jpg"):
@@ -202,7 +200,7 @@ def test_an_array_must_have_bands_height_and_width() -> None:
     with pytest.raises(DataError, match=r"array: image of shape \(4, 5\), expected \(bands, height, width\)"):
         ArraySource(np.zeros((4, 5)))
     source = ArraySource(np.array([[[1.0, np.nan]], [[np.inf, 2.0]]]))
-    assert source.valid(Window(0, 0, 1, 2)).tolist() == [[False, False]]
+    assert source.read(Window(0, 0, 1, 2)).valid.tolist() == [[False, False]]
 
 
 @pytest.mark.parametrize(

@@ -129,9 +129,10 @@ def check_source(source: Source) -> None:
     """Assert that a source reads any window inside it in its own type and says which pixels are valid."""
     height, width = source.shape
     for window in (Window(0, 0, height, width), Window(height // 2, width // 3, 1, 1), Window(height - 1, 0, 1, width)):
-        values, valid = source.read(window), source.valid(window)
+        values, valid = source.read(window)
         expected = (len(source.bands), window.height, window.width)
         assert values.shape == expected, f"{window}: read {values.shape}, not {expected}"
         assert values.dtype == source.dtype, f"{window}: read {values.dtype}, but the source says {source.dtype}"
         assert valid.shape == expected[1:], f"{window}: validity {valid.shape}, not {expected[1:]}"
         assert valid.dtype == np.bool_, f"{window}: validity is {valid.dtype}, not bool"
+    assert min(source.block) >= 1, f"block {source.block}: sides are at least one pixel"

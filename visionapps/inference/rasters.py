@@ -4,6 +4,7 @@ Shapes: C bands, h w window.
 """
 
 import logging
+import threading
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from visionapps.errors import ConfigError, DataError
-from visionapps.inference.sources import ControlPoint, ControlPoints, finite
+from visionapps.inference.sources import ControlPoint, ControlPoints, Pixels, finite
 from visionapps.structures import GeoRef, InputSpec
 from visionapps.windows import Window
 
@@ -21,7 +22,10 @@ log = logging.getLogger(__name__)
 
 
 class RasterSource:
-    """Some bands of a file that GDAL opens. A context manager."""
+    """Some bands of a file that GDAL opens. A context manager.
+
+    GDAL's datasets belong to one thread each, so every thread that reads gets a handle of its own.
+    """
 
     def __init__(
         self, path: Path, spec: InputSpec, *, bands: Sequence[str] | None = None, nodata: float | None = None
@@ -37,15 +41,16 @@ class RasterSource:
         Raises:
             DataError: missing, not readable, or without the bands wanted.
         """
-        self._data = _open(path)
+        data = _open(path)
         self._path = path
+        self._handles: dict[threading.Thread, Any] = {threading.current_thread(): data}
+        self._lock = threading.Lock()
         try:
-            _check_dtype(self._data, path)
-            self._indexes = _choose_bands(self._data, path, spec, bands)
+            _check_dtype(data, path)
+            self._indexes = _choose_bands(data, path, spec, bands)
         except Exception:
-            self._data.close()
+            data.close()
             raise
-        data = self._data
         self.name = str(path)
         self.shape = (data.height, data.width)
         self.bands = tuple(data.descriptions[i - 1] or str(i) for i in self._indexes)
@@ -56,28 +61,34 @@ class RasterSource:
         self._masked = any("per_dataset" in [f.name for f in flags] for flags in data.mask_flag_enums)
         self._nodata = [data.nodatavals[i - 1] if nodata is None else nodata for i in self._indexes]
         self._cache = _cache_bytes(data)
-        self._last: tuple[Window, np.ndarray] | None = None
+        self.block = _block(data)
         if not (self.georef or self.control):
             log.warning("%s: has no georeference, so its map has none either", path)
         elif not ((self.georef and self.georef.crs) or (self.control and self.control.crs)):
             log.warning("%s: has no coordinate reference system, so its map has none either", path)
 
-    def read(self, window: Window) -> np.ndarray:
+    def read(self, window: Window) -> Pixels:
         indexes = [*self._indexes, self._alpha] if self._alpha else self._indexes
-        data = self._read(lambda w: self._data.read(indexes, window=w, out_dtype=self.dtype), window)
-        values = data[: len(self._indexes)]
-        # The mask is asked for next and comes out of the same bytes: decoding twice would cost as much as reading.
-        self._last = window, self._validity(window, values, data[-1] if self._alpha else None)
-        return values
-
-    def valid(self, window: Window) -> np.ndarray:
-        if self._last is None or self._last[0] != window:
-            self.read(window)
-        assert self._last is not None
-        return self._last[1]
+        bands = self._read(lambda data, w: data.read(indexes, window=w, out_dtype=self.dtype), window)
+        values = bands[: len(self._indexes)]
+        return Pixels(values, self._validity(window, values, bands[-1] if self._alpha else None))
 
     def close(self) -> None:
-        self._data.close()
+        """Close the handles of all threads; none of them may be reading."""
+        with self._lock:
+            while self._handles:
+                self._handles.popitem()[1].close()
+
+    def _handle(self) -> Any:
+        """The dataset of the thread that asks; those of threads that have ended are closed."""
+        thread = threading.current_thread()
+        with self._lock:
+            data = self._handles.get(thread)
+            if data is None:
+                for ended in [t for t in self._handles if not t.is_alive()]:
+                    self._handles.pop(ended).close()
+                data = self._handles[thread] = _open(self._path)
+        return data
 
     def __enter__(self) -> Self:
         return self
@@ -90,7 +101,7 @@ class RasterSource:
         if alpha is not None:
             flags &= alpha > 0
         elif self._masked:
-            flags &= self._read(lambda w: self._data.read_masks(self._indexes[0], window=w) > 0, window)
+            flags &= self._read(lambda data, w: data.read_masks(self._indexes[0], window=w) > 0, window)
         if None in self._nodata:
             return flags
         missing = np.stack([band == value for band, value in zip(values, self._nodata, strict=True)])
@@ -105,7 +116,8 @@ class RasterSource:
 
         try:
             with rasterio.Env(GDAL_CACHEMAX=self._cache):
-                return np.asarray(read(Frame(window.col, window.row, window.width, window.height)))
+                frame = Frame(window.col, window.row, window.width, window.height)
+                return np.asarray(read(self._handle(), frame))
         except RasterioError as error:
             raise DataError(
                 f"{self._path}: cannot be decoded in rows {window.row} to {window.row_end} ({root_cause(error)}); "
@@ -134,6 +146,11 @@ def _cache_bytes(data: Any) -> int:
     deepest = max(np.dtype(name).itemsize for name in data.dtypes)
     row = max(height for height, _ in data.block_shapes) * data.width * data.count * deepest
     return max(2 * int(row), 2**24)
+
+
+def _block(data: Any) -> tuple[int, int]:
+    height, width = data.block_shapes[0]
+    return int(height), int(width)
 
 
 def _check_dtype(data: Any, path: Path) -> None:

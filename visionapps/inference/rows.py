@@ -40,7 +40,7 @@ def tile_rows(source: Source, plan: Plan, *, fill: np.ndarray) -> Iterator[TileR
             valid[:have] = valid[rows.tile - have :].copy()
         end = min(rows.tile, rows.length - start)
         window = Window(start + have, 0, end - have, width)
-        fresh, fresh_valid = source.read(window), source.valid(window)
+        fresh, fresh_valid = source.read(window)
         if not fresh_valid.all():
             fresh = np.where(fresh_valid, fresh, fill[:, None, None].astype(source.dtype))
         values[:, have:end, :width] = fresh

@@ -138,7 +138,7 @@ class _OverlaySink:
         self._colors, self._opacity, self._transparency = colors, np.float32(opacity), transparency
 
     def write(self, window: Window, value: np.ndarray) -> None:
-        picture = to_rgb(self._source.read(window), self._spec)
+        picture = to_rgb(self._source.read(window).values, self._spec)
         shown = value != INVALID
         share = np.where(shown, self._opacity, np.float32(0))
         picture += share * (np.moveaxis(self._colors[value], -1, 0) - picture)

@@ -6,7 +6,7 @@ Shapes: C bands, H W source, h w window.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -37,8 +37,15 @@ class ControlPoints:
     crs: str | None  # WKT
 
 
+class Pixels(NamedTuple):
+    """What a window holds. The arrays may be views of the source's own: copy what is to be changed."""
+
+    values: np.ndarray  # (C, h, w) raw
+    valid: np.ndarray  # (h, w) bool: False where a pixel is nodata, NaN, masked or transparent
+
+
 class Source(Protocol):
-    """Pixels by windows. Reading the same window's values and validity in turn is cheap."""
+    """Pixels by windows, for several threads at once."""
 
     @property
     def name(self) -> str:
@@ -64,11 +71,12 @@ class Source(Protocol):
     def control(self) -> ControlPoints | None:
         """Ground control points, where there are some instead of a transform."""
 
-    def read(self, window: Window) -> np.ndarray:
-        """(C, h, w) values of a window inside the source."""
+    @property
+    def block(self) -> tuple[int, int]:
+        """(h, w) of the blocks it is stored in: reading part of one costs as much as reading it whole."""
 
-    def valid(self, window: Window) -> np.ndarray:
-        """(h, w) bool: False where a pixel is nodata, NaN, masked or transparent."""
+    def read(self, window: Window) -> Pixels:
+        """The pixels of a window inside the source; safe to call from several threads at once."""
 
     def close(self) -> None:
         """Release the file."""
@@ -78,6 +86,7 @@ class ArraySource:
     """An image in memory."""
 
     control = None
+    block = (1, 1)
 
     def __init__(
         self,
@@ -103,12 +112,10 @@ class ArraySource:
         self.bands = tuple(bands or (str(i + 1) for i in range(len(image))))
         self.dtype = image.dtype
 
-    def read(self, window: Window) -> np.ndarray:
-        return self._image[:, *window.slices]
-
-    def valid(self, window: Window) -> np.ndarray:
-        flags = finite(self.read(window))
-        return flags if self._valid is None else flags & self._valid[window.slices]
+    def read(self, window: Window) -> Pixels:
+        values = self._image[:, *window.slices]
+        flags = finite(values)
+        return Pixels(values, flags if self._valid is None else flags & self._valid[window.slices])
 
     def close(self) -> None:
         """Nothing to release."""
@@ -123,13 +130,11 @@ class RescaledSource:
         self._source, self._factor = source, np.float32(scale / value)
         self.name, self.shape, self.bands = source.name, source.shape, source.bands
         self.dtype: np.dtype[Any] = np.dtype(np.float32)
-        self.georef, self.control = source.georef, source.control
+        self.georef, self.control, self.block = source.georef, source.control, source.block
 
-    def read(self, window: Window) -> np.ndarray:
-        return self._source.read(window).astype(np.float32) * self._factor
-
-    def valid(self, window: Window) -> np.ndarray:
-        return self._source.valid(window)
+    def read(self, window: Window) -> Pixels:
+        values, valid = self._source.read(window)
+        return Pixels(values.astype(np.float32) * self._factor, valid)
 
     def close(self) -> None:
         self._source.close()
