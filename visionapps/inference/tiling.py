@@ -1,0 +1,93 @@
+"""How scenes are cut into tiles for a network: what a person fixes, and what is chosen where nothing is said."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from visionapps.errors import ConfigError
+from visionapps.inference.network import Network
+from visionapps.inference.plan import Footprint, Plan, choose, default_overlap, plan
+from visionapps.inference.products import Products
+
+# Pixels per call of the network. A CPU is as fast with one tile of 1024 px as with more, and needs less memory; a GPU
+# wants enough work per launch.
+_CPU_PIXELS, _GPU_PIXELS = 2**20, 2**24
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """
+    Attributes:
+        tile: side of the squares in pixels, a multiple of the network's stride; None: chosen per scene, up to 1024 px
+            and within the memory budget, so that little is computed twice.
+        overlap: pixels that neighbours share and blend, at most half a tile; None: a sixteenth of the tile.
+        batch: tiles per call of the network; None: chosen by the device.
+        halo: exact mode: every pixel is drawn by a tile that sees this many pixels around it, so that the map is that
+            of the whole scene at once; None: tiles are blended.
+        budget: bytes that rows of pixels, strips, scores and bands of a scene may take in all.
+    """
+
+    tile: int | None = None
+    overlap: int | None = None
+    batch: int | None = None
+    halo: int | None = None
+    budget: int = 600_000_000
+
+    def __post_init__(self) -> None:
+        if self.batch is not None and self.batch < 1:
+            raise ConfigError(f"batch {self.batch}: must be at least 1 tile")
+        if self.halo is not None and self.overlap is not None:
+            raise ConfigError("exact mode: the overlap follows from the model's receptive field; leave out --overlap")
+
+    def plan(
+        self,
+        shape: tuple[int, int],
+        network: Network,
+        *,
+        dtype: np.dtype[Any] | None = None,
+        products: Products | None = None,
+    ) -> Plan:
+        """The plan of a scene.
+
+        Args:
+            shape: (H, W).
+            network: gives stride, bands and classes.
+            dtype: of the raw values; None: 8 bit.
+            products: what is drawn; None: labels only.
+
+        Raises:
+            ConfigError: tile and overlap do not go together, or not with the network's stride.
+        """
+        if self.tile is not None and self.halo is None:
+            overlap = default_overlap(self.tile, network.stride) if self.overlap is None else self.overlap
+            return plan(shape, tile=self.tile, overlap=overlap, multiple=network.stride)
+        footprint = self.footprint(network, dtype=dtype, products=products)
+        return choose(
+            shape,
+            footprint,
+            tile=self.tile,
+            overlap=self.overlap,
+            halo=self.halo,
+            multiple=network.stride,
+            budget=self.budget,
+        )
+
+    def footprint(
+        self, network: Network, *, dtype: np.dtype[Any] | None = None, products: Products | None = None
+    ) -> Footprint:
+        """What a pixel weighs on its way through the pipeline."""
+        return Footprint(
+            bands=len(network.spec.bands),
+            itemsize=np.dtype(dtype or np.uint8).itemsize,
+            scores=network.num_classes,
+            products=(products or Products()).count(network.num_classes),
+            batch=self.batch or 1,
+        )
+
+    def batch_for(self, network: Network) -> int:
+        """Tiles per call of the network."""
+        if self.batch is not None:
+            return self.batch
+        pixels = _GPU_PIXELS if network.device.type == "cuda" else _CPU_PIXELS
+        return max(1, pixels // (self.tile or 1024) ** 2)
