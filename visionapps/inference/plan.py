@@ -316,7 +316,7 @@ def _even(length: int, tile: int, overlap: int, multiple: int) -> Axis:
         return _single(length, multiple)
     count = len(starts(length, tile, overlap))
     size = _smallest(length, count, overlap, multiple)
-    lowest = min(size, max(_round_up(3 * tile // 4, multiple), _round_up(2 * overlap, multiple)))
+    lowest = min(size, _round_up(max(3 * tile // 4, 2 * overlap, 1), multiple))
     axes = (Axis(length, side, overlap) for side in range(tile, lowest - 1, -multiple))
     return min(axes, key=lambda axis: axis.computed)  # the largest of equals
 
