@@ -14,8 +14,9 @@ from visionapps.backbones.base import Backbone
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.merge import ramp
 from visionapps.inference.plan import plan
-from visionapps.inference.predictor import Predictor, neutral_values
-from visionapps.inference.rows import mirrored, tile_rows
+from visionapps.inference.network import neutral_values
+from visionapps.inference.predictor import Predictor
+from visionapps.inference.rows import tile_rows
 from visionapps.inference.sources import ArraySource, Pixels
 from visionapps.segmentation.base import Decoder, Segmentor
 from visionapps.structures import InputSpec, Level
@@ -177,13 +178,6 @@ def test_every_pixel_of_a_source_is_read_once_and_in_order() -> None:
         pass
     assert [w.row for w in reads] == [0, *(w.row_end for w in reads[:-1])]
     assert reads[-1].row_end == 230
-
-
-@pytest.mark.parametrize(("length", "known"), [(10, 7), (20, 3), (5, 1), (6, 6), (9, 2)])
-def test_padding_mirrors_as_numpy_does(length: int, known: int) -> None:
-    mode = "reflect" if known > 1 else "edge"
-    expected = np.pad(np.arange(known), (0, length - known), mode=mode)[known:]  # type: ignore[call-overload]
-    assert mirrored(length, known).tolist() == expected.tolist()
 
 
 def test_progress_ends_with_all_tiles() -> None:
