@@ -15,7 +15,7 @@ from visionapps.files import refuse_existing
 
 if TYPE_CHECKING:
     from visionapps.inference.bundle import Bundle
-    from visionapps.inference.draw import Drawn, Job
+    from visionapps.inference.drawing import Drawn, Job
     from visionapps.inference.predictor import Predictor
 
 _TOP = 3  # classes named in the summary
@@ -125,7 +125,13 @@ def _draw_all(
                 try:
                     progress = _Progress(bar, number)
                     done = draw(
-                        predictor, source, job, labels=bundle.labels, overwrite=options.overwrite, progress=progress
+                        predictor,
+                        source,
+                        job,
+                        labels=bundle.labels,
+                        spec=bundle.spec,
+                        overwrite=options.overwrite,
+                        progress=progress,
                     )
                 finally:
                     source.close()

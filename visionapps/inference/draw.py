@@ -1,45 +1,16 @@
 """From one source to the files a person asked for: an index mask, an overlay, or both."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
 
 from visionapps.errors import ConfigError, DataError
 from visionapps.files import list_files
+from visionapps.inference.drawing import Drawing, Drawn, Job
+from visionapps.inference.geotiff import MapOptions
 from visionapps.inference.predictor import Predictor, Progress
-from visionapps.inference.sinks import mask_file, overlay_file
+from visionapps.inference.products import Band
 from visionapps.inference.sources import Source, is_raster
-from visionapps.structures import LabelSpace
-
-
-@dataclass(frozen=True)
-class Job:
-    """An image and the maps to draw of it."""
-
-    image: Path
-    mask: Path | None  # .tif of a raster, .png of a photo
-    overlay: Path | None  # .tif of a raster, .jpg of a photo
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """The files that will be written."""
-        return tuple(path for path in (self.mask, self.overlay) if path)
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What a map shows."""
-
-    shape: tuple[int, int]  # (H, W)
-    pixels: tuple[int, ...]  # of each class
-
-    @property
-    def valid(self) -> float:
-        """Share of the pixels that have data."""
-        return sum(self.pixels) / (self.shape[0] * self.shape[1])
+from visionapps.structures import InputSpec, LabelSpace
 
 
 def plan_jobs(inputs: Sequence[Path], folder: Path, *, masks: bool = True, overlays: bool = False) -> list[Job]:
@@ -85,6 +56,7 @@ def draw(
     job: Job,
     *,
     labels: LabelSpace,
+    spec: InputSpec,
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Drawn:
@@ -94,17 +66,7 @@ def draw(
         DataError: the source cannot be read, or has no valid pixel.
         OutputError: a map exists already, or the disk refuses it.
     """
-    counts = np.zeros(256, np.int64)
-    with ExitStack() as stack:
-        sinks = []
-        if job.mask:
-            sinks.append(stack.enter_context(mask_file(job.mask, source, labels, overwrite=overwrite)))
-        if job.overlay:
-            spec = predictor.model.spec
-            overlay = overlay_file(job.overlay, source, labels, spec=spec, overwrite=overwrite)
-            sinks.append(stack.enter_context(overlay))
+    with Drawing(job, source, labels=labels, spec=spec, options=MapOptions(overwrite=overwrite)) as drawing:
         for window, values in predictor.segment(source, progress):
-            counts += np.bincount(values.ravel(), minlength=256)
-            for sink in sinks:
-                sink.write(window, values)
-    return Drawn(source.shape, tuple(int(n) for n in counts[: len(labels)]))
+            drawing.add(Band(window, values[None]))
+        return drawing.finish()
