@@ -13,12 +13,8 @@ from torch import Tensor
 from visionapps.inference.plan import Axis, Plan
 from visionapps.inference.products import Form, Products, distance, extra_planes, probabilities
 from visionapps.inference.sources import INVALID
-from visionapps.metrics.confusion import argmax_labels
 
-
-def ramp(overlap: int, *, device: torch.device | str = "cpu") -> Tensor:
-    """Weights that rise across an overlap, at pixel centres: (o,) float32 in (0, 1); 1 - ramp belongs to the other."""
-    return (torch.arange(overlap, dtype=torch.float32, device=device) + 0.5) / max(1, overlap)
+_NO_PRODUCTS = Products()
 
 
 class StripMerger:
@@ -29,7 +25,7 @@ class StripMerger:
         plan: Plan,
         num_classes: int,
         *,
-        products: Products = Products(),  # noqa: B008  (frozen)
+        products: Products = _NO_PRODUCTS,
         form: Form = "logits",
         device: torch.device | str = "cpu",
         first: int = 0,
@@ -45,13 +41,14 @@ class StripMerger:
         """
         self._plan, self._classes, self._products, self._form = plan, num_classes, products, form
         self._device = torch.device(device)
+        self._compiled = self._device.type == "cpu"
         self._first = self._row = first
         self._col = 0
-        self._down = ramp(plan.rows.overlap, device=device)[:, None]
-        self._across = ramp(plan.cols.overlap, device=device)
+        self._down = torch.from_numpy(plan.rows.ramp()).to(device)
+        self._across = torch.from_numpy(plan.cols.ramp()).to(device)
         self._right: Tensor | None = None
-        self._origin, end = _extent(plan.cols, 0)[0], _extent(plan.cols, len(plan.cols.starts) - 1)[1]
-        strip = (plan.rows.overlap, end - self._origin)
+        self._spare: Tensor | None = None  # the right strip before that, to be filled again
+        strip = (plan.rows.overlap, plan.cols.padded - plan.cols.origin)
         # Strips of the row above; a column that was skipped there holds zeros: its pixels have no data.
         self._below = torch.zeros(products.score_planes(num_classes), *strip, device=device)
         self._apart_below = torch.zeros(strip, device=device) if "overlap" in products.extras else None
@@ -62,22 +59,22 @@ class StripMerger:
         """Take the next tile.
 
         Args:
-            scores: (S, h, w) float32, which the merger may change in place; None for a tile without a valid pixel,
-                whose planes are of no interest.
+            scores: (S, h, w) float32, contiguous, which the merger may change in place; None for a tile without a
+                valid pixel, whose planes are of no interest: they are 255.
         """
         if scores is None:
             self._skip()
         else:
-            apart = None if self._apart_below is None else scores.new_zeros(scores.shape[1:])
-            self._blend(scores, apart)
-            self._draw(scores, apart)
+            assert scores.is_contiguous(), "planes must be contiguous"
+            assert scores.shape[0] == self._below.shape[0], f"{scores.shape[0]} planes, not {self._below.shape[0]}"
+            self._draw(scores)
         self._col += 1
 
     def finished_rows(self) -> Tensor:
         """After the last tile of a row: (N, h', W) uint8, the rows that are finished; yours to keep."""
         assert self._col == len(self._plan.cols.starts), "the row of tiles is not complete"
         planes = self._rows()
-        self._row, self._col, self._right, self._planes = self._row + 1, 0, None, None
+        self._row, self._col, self._right, self._spare, self._planes = self._row + 1, 0, None, None, None
         return planes
 
     def _rows(self) -> Tensor:
@@ -89,58 +86,104 @@ class StripMerger:
         return self._planes
 
     def _skip(self) -> None:
+        _, strip = self._columns()
         self._right = None
-        begin, width = self._slab()
-        self._below[..., begin : begin + width] = 0
+        self._below[..., strip] = 0
         if self._apart_below is not None:
-            self._apart_below[..., begin : begin + width] = 0
+            self._apart_below[..., strip] = 0
         left, right = self._plan.cols.finished(self._col)
         self._rows()[..., left:right] = INVALID
 
-    def _slab(self) -> tuple[int, int]:
-        """Where the columns that the present tile completes stand in the strips below, and how many they are."""
-        begin, end = _extent(self._plan.cols, self._col)
-        last = self._col == len(self._plan.cols.starts) - 1
-        return begin - self._origin, end - begin - (0 if last else self._plan.cols.overlap)
+    def _columns(self) -> tuple[int, slice]:
+        """Columns of the present tile that the tile to the right leaves alone, and where they stand in the strips."""
+        cols = self._plan.cols
+        begin, end = cols.extent(self._col)
+        inner = end - begin - (0 if self._col == len(cols.starts) - 1 else cols.overlap)
+        return inner, slice(begin - cols.origin, begin - cols.origin + inner)
 
-    def _blend(self, scores: Tensor, apart: Tensor | None) -> None:
-        """Blend a tile in place with those to the left and above; keep what those to the right and below need."""
-        rows, cols = self._plan.rows, self._plan.cols
-        begin, width = self._slab()
-        if self._right is not None and cols.overlap:
-            self._mix(scores[..., : cols.overlap], self._right, self._across, apart)
-        self._right = scores[..., width:].clone() if width < scores.shape[-1] else None
-        strip = slice(begin, begin + width)
-        if self._row > self._first and rows.overlap:
-            above = apart[:, :width] if apart is not None else None
-            self._mix(scores[:, : rows.overlap, :width], self._below[..., strip], self._down, above)
-            if above is not None and self._apart_below is not None:
-                torch.maximum(above[: rows.overlap], self._apart_below[:, strip], out=above[: rows.overlap])
-        if self._row < len(rows.starts) - 1 and rows.overlap:
-            self._below[..., strip] = scores[:, -rows.overlap :, :width]
-            if apart is not None and self._apart_below is not None:
-                self._apart_below[:, strip] = apart[-rows.overlap :, :width]
-
-    def _mix(self, later: Tensor, earlier: Tensor, rise: Tensor, apart: Tensor | None) -> None:
-        """later = rise * later + (1 - rise) * earlier, in place; how far apart they were goes to its corner."""
-        if apart is not None:
-            k = self._classes
-            gap = distance(probabilities(later[:k], self._form), probabilities(earlier[:k], self._form))
-            corner = apart[: gap.shape[0], : gap.shape[1]]
-            torch.maximum(corner, gap, out=corner)
-        later.mul_(rise).add_(earlier * (1 - rise))
-
-    def _draw(self, scores: Tensor, apart: Tensor | None) -> None:
-        """Planes of the pixels that are complete in rows and columns."""
-        (top, bottom), above = self._plan.rows.finished(self._row), _extent(self._plan.rows, self._row)[0]
-        (left, right), before = self._plan.cols.finished(self._col), _extent(self._plan.cols, self._col)[0]
-        inside = (slice(top - above, bottom - above), slice(left - before, right - before))
-        done, planes = scores[:, *inside], self._rows()[..., left:right]
-        planes[0] = argmax_labels(done[None, : self._classes])[0]
+    def _draw(self, scores: Tensor) -> None:
+        """Blend a tile and draw those of its pixels that are complete in rows and columns."""
+        rows, cols = _finished(self._plan.rows, self._row), _finished(self._plan.cols, self._col)
+        left, right = self._plan.cols.finished(self._col)
+        apart = None if self._apart_below is None else self._compare(scores, self._apart_below)[rows, cols]
+        if self._compiled:
+            self._blend_compiled(scores, rows, cols)
+        else:
+            self._blend(scores)
+            self._rows()[0, :, left:right] = scores[: self._classes, rows, cols].argmax(0)
         if self._products.extras:
-            gap = None if apart is None else apart[inside]
-            planes[1:] = extra_planes(self._products, done, self._form, num_classes=self._classes, apart=gap)
+            done = scores[:, rows, cols]
+            extras = extra_planes(self._products, done, self._form, num_classes=self._classes, apart=apart)
+            self._rows()[1:, :, left:right] = extras
+
+    def _compare(self, scores: Tensor, apart_below: Tensor) -> Tensor:
+        """How far a tile is from what its neighbours left, and those above it from each other: (h, w)."""
+        inner, strip = self._columns()
+        apart = scores.new_zeros(scores.shape[1:])
+        pairs = [(scores[..., : self._right.shape[-1]], self._right)] if self._right is not None else []
+        if self._row > self._first:
+            pairs.append((scores[:, : apart_below.shape[0], :inner], self._below[..., strip]))
+            apart[: apart_below.shape[0], :inner] = apart_below[:, strip]
+        for own, other in pairs:
+            a, b = (probabilities(side[: self._classes], self._form) for side in (own, other))
+            corner = apart[: a.shape[1], : a.shape[2]]
+            torch.maximum(corner, distance(a, b), out=corner)
+        apart_below[:, strip] = apart[apart.shape[0] - apart_below.shape[0] :, :inner]
+        return apart
+
+    def _blend(self, scores: Tensor) -> None:
+        """Blend a tile in place with those to the left and above; keep what those to the right and below need."""
+        inner, strip = self._columns()
+        overlap = self._plan.rows.overlap
+        if self._right is not None:
+            _mix(scores[..., : self._right.shape[-1]], self._right, self._across)
+        self._right = scores[..., inner:].clone() if inner < scores.shape[-1] else None
+        if self._row > self._first:
+            _mix(scores[:, :overlap, :inner], self._below[..., strip], self._down[:, None])
+        if self._row < len(self._plan.rows.starts) - 1:
+            self._below[..., strip] = scores[:, scores.shape[1] - overlap :, :inner]
+
+    def _blend_compiled(self, scores: Tensor, rows: slice, cols: slice) -> None:
+        """The same on the CPU, where one pass over the tile also labels what is complete."""
+        from visionapps.inference.kernels import Place, Strips, blend_tile  # numba takes a while to import
+
+        inner, strip = self._columns()
+        planes, height, width = scores.shape
+        left = scores.new_empty(planes, height, 0) if self._right is None else self._right
+        right = self._spare
+        if right is None or right.shape[-1] != width - inner:
+            right = scores.new_empty(planes, height, width - inner)
+        last = self._row == len(self._plan.rows.starts) - 1
+        column = self._plan.cols.finished(self._col)[0]
+        place = Place(
+            begin=strip.start,
+            above=self._row > self._first,
+            keep=not last,
+            top=rows.start,
+            bottom=rows.stop,
+            left=cols.start,
+            right=cols.stop,
+            column=column,
+        )
+        strips = Strips(left.numpy(), right.numpy(), self._below.numpy())
+        blend_tile(
+            scores.numpy(),
+            strips,
+            self._across.numpy(),
+            self._down.numpy(),
+            place,
+            self._classes,
+            self._rows()[0].numpy(),
+        )
+        self._right, self._spare = (right if inner < width else None), self._right
 
 
-def _extent(axis: Axis, index: int) -> tuple[int, int]:
-    return axis.starts[index], axis.starts[index] + axis.tile
+def _mix(later: Tensor, earlier: Tensor, rise: Tensor) -> None:
+    """later = rise * later + (1 - rise) * earlier, in place."""
+    later.mul_(rise).add_(earlier * (1 - rise))
+
+
+def _finished(axis: Axis, index: int) -> slice:
+    """The pixels of a tile that no later tile changes."""
+    (begin, end), start = axis.finished(index), axis.extent(index)[0]
+    return slice(begin - start, end - start)
