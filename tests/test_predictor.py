@@ -1,26 +1,19 @@
 """Tiled prediction against the model applied to the whole image at once."""
 
-import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from visionapps.backbones.base import Backbone
 from visionapps.errors import ConfigError, DataError
-from visionapps.inference.merge import ramp
-from visionapps.inference.plan import plan
-from visionapps.inference.network import neutral_values
 from visionapps.inference.predictor import Predictor
 from visionapps.inference.rows import tile_rows
 from visionapps.inference.sources import ArraySource, Pixels
 from visionapps.segmentation.base import Decoder, Segmentor
 from visionapps.structures import InputSpec, Level
-from visionapps.windows import Window
 
 CLASSES = 4
 
@@ -79,28 +72,6 @@ def whole(predictor: Predictor, source: Any) -> np.ndarray:
 @torch.inference_mode()
 def at_once(model: Segmentor, image: np.ndarray) -> np.ndarray:
     return np.asarray(model(torch.from_numpy(image)[None])[0].numpy().argmax(0))
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    length=st.integers(1, 500), tile=st.integers(1, 12).map(lambda n: n * 8), share=st.floats(0, 0.5), data=st.data()
-)
-def test_the_weights_of_all_tiles_sum_to_one_at_every_pixel(length: int, tile: int, share: float, data: Any) -> None:
-    axis = plan((length, 1), tile=tile, overlap=int(tile * share), multiple=8).rows
-    total = np.zeros(axis.padded)
-    rise = ramp(axis.overlap).numpy()
-    for index, start in enumerate(axis.starts):
-        weights = np.ones(axis.tile)
-        if axis.overlap and index > 0:
-            weights[: axis.overlap] *= rise
-        if axis.overlap and index < len(axis.starts) - 1:
-            weights[-axis.overlap :] *= 1 - rise
-        total[start : start + axis.tile] += weights
-    np.testing.assert_allclose(total, 1, atol=1e-6)
-    finished = [axis.finished(i) for i in range(len(axis.starts))]
-    assert finished[0][0] == 0
-    assert finished[-1][1] == length
-    assert all(a[1] == b[0] for a, b in itertools.pairwise(finished))
 
 
 @pytest.mark.parametrize("shape", [(150, 130), (40, 300), (300, 40), (7, 5), (1, 1), (96, 96), (97, 65)])
@@ -165,21 +136,6 @@ def test_a_small_image_is_computed_in_one_tile_hardly_larger_than_itself() -> No
     assert sizes == [(1, 3, 96, 64)]
 
 
-def test_every_pixel_of_a_source_is_read_once_and_in_order() -> None:
-    reads = []
-
-    class Watched(ArraySource):
-        def read(self, window: Window) -> Pixels:
-            reads.append(window)
-            return super().read(window)
-
-    source = Watched(image_of(230, 90))
-    for _ in tile_rows(source, plan(source.shape, tile=64, overlap=16, multiple=8), fill=np.zeros(3)):
-        pass
-    assert [w.row for w in reads] == [0, *(w.row_end for w in reads[:-1])]
-    assert reads[-1].row_end == 230
-
-
 def test_progress_ends_with_all_tiles() -> None:
     calls: list[tuple[int, int]] = []
     predictor = Predictor(model_of(kernel=1), tile=32, overlap=0, device="cpu", batch=4)
@@ -212,7 +168,3 @@ def test_bf16_gives_nearly_the_labels_of_fp32() -> None:
     assert (full == half).mean() > 0.95
 
 
-def test_neutral_values_are_the_means_in_raw_units() -> None:
-    spec = InputSpec(mean=(0.5, 0.25, 0.0), std=(1, 1, 1))
-    assert neutral_values(spec, np.dtype(np.uint8)).tolist() == [128, 64, 0]
-    assert neutral_values(spec, np.dtype(np.float32)).tolist() == [127.5, 63.75, 0]
