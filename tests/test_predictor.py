@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from visionapps.backbones.base import Backbone
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.predictor import Predictor
-from visionapps.inference.rows import tile_rows
-from visionapps.inference.sources import ArraySource, Pixels
+from visionapps.inference.sources import ArraySource
 from visionapps.segmentation.base import Decoder, Segmentor
 from visionapps.structures import InputSpec, Level
 
@@ -166,5 +165,3 @@ def test_bf16_gives_nearly_the_labels_of_fp32() -> None:
     model, source = model_of(kernel=3), ArraySource(image_of(64, 64))
     full, half = (whole(Predictor(model, tile=32, device="cpu", precision=p), source) for p in ("fp32", "bf16"))  # type: ignore[arg-type]
     assert (full == half).mean() > 0.95
-
-

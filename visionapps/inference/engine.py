@@ -241,7 +241,7 @@ class Engine:
         if planes.is_cuda:
             host = torch.empty(planes.shape, dtype=planes.dtype, pin_memory=True)
             host.copy_(planes, non_blocking=True)
-            arrived = torch.cuda.Event()
+            arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
         else:
             host = planes.cpu().clone()  # the merger uses its tensor again

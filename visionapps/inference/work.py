@@ -4,7 +4,7 @@ A band is drawn from its own tile row and the one above: a piece of work needs n
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,9 +79,9 @@ class Computing:
     bundles: tuple[Path, ...]
     weights: tuple[float, ...] | None = None
     views: Views = ONE_VIEW
-    tiling: Tiling = Tiling()
+    tiling: Tiling = field(default_factory=Tiling)
     exact: bool = False
-    products: Products = Products()
+    products: Products = field(default_factory=Products)
     device: str = "auto"
     precision: Precision = "auto"
     compiled: bool = False
