@@ -89,6 +89,11 @@ class Workers(ABC):
         return self._count
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Of the workers there are now; their process ids are in them once they are ready."""
+        return tuple(seat.worker.name for seat in self._seats)
+
+    @property
     def tally(self) -> Tally:
         """What all of them have done so far, as far as they have told; seconds of a stage are summed over them."""
         return total([*self._retired, *(seat.tally for seat in self._seats)])

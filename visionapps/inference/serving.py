@@ -1,6 +1,8 @@
 """What a worker does, wherever it runs: it builds its engine once and draws the parts that are handed to it."""
 
 import logging
+import os
+import socket
 import threading
 import traceback
 from collections import deque
@@ -34,6 +36,9 @@ class Note(NamedTuple):
 
 class Ready(NamedTuple):
     """A worker has built its engine."""
+
+    host: str
+    process: int
 
 
 class Message(NamedTuple):
@@ -83,7 +88,7 @@ def serve(computing: Computing, reading: Opener, inbox: Inbox) -> Iterator[Ready
     logger.addHandler(notes)
     try:
         engine = computing.engine()
-        yield Ready()
+        yield Ready(socket.gethostname(), os.getpid())
         while (first := inbox.get(wait=True)) is not None:
             yield from _draw(engine, _Opening(reading, inbox, first, notes), notes)
     except Exception as error:  # whatever it is, the driver has to know

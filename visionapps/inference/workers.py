@@ -5,10 +5,11 @@ import pickle
 import signal
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_all_start_methods, get_context, parent_process
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
 import torch
 
@@ -22,7 +23,7 @@ from visionapps.runtime import keep_freed_memory
 class LocalWorkers(Workers):
     """One process per device, each with an engine of its own; a context manager.
 
-    Processes are spawned: a script of one's own that uses this must stand under ``if __name__ == "__main__"``.
+    A script of one's own that uses this must stand under ``if __name__ == "__main__"``: each process reads it.
     """
 
     def __init__(self, computing: Computing, reading: Reading, *, devices: Sequence[str]) -> None:
@@ -77,18 +78,20 @@ def local_devices(count: int | None, device: str = "auto") -> tuple[str, ...]:
 
 
 class _Process:
-    """A spawned process at the other end of a pipe. The pipe is short: who is not listened to waits."""
+    """A process at the other end of a pipe. The pipe is short: who is not listened to waits."""
 
     def __init__(self, computing: Computing, reading: Reading, *, threads: int) -> None:
         self.device = computing.device
-        context = get_context("spawn")
+        context: Any = get_context(_start_method(self.device))
+        if context.get_start_method() == "forkserver":
+            context.set_forkserver_preload([__name__])
         self.pipe, theirs = context.Pipe()
         # A daemon: it ends with this process even where nobody leaves the with block.
         self._process = context.Process(target=_work, args=(theirs, computing, reading, threads), daemon=True)
-        with _interrupts_held():
+        with _interrupts_held() if context.get_start_method() == "spawn" else nullcontext():
             self._process.start()
         theirs.close()  # so that its death is the end of the pipe
-        self.name = f"worker {self._process.pid} on {self.device}"
+        self.name = f"worker on {self.device} (process {self._process.pid})"
 
     def hand(self, tickets: Sequence[Ticket]) -> None:
         try:
@@ -110,9 +113,15 @@ class _Process:
         self.pipe.close()
 
 
+def _start_method(device: str) -> str:
+    """How a process begins. What imports everything once and forks then starts in no time and shares the libraries'
+    memory; but a GPU must not be looked at before a fork, which no library promises for its import."""
+    return "forkserver" if device == "cpu" and "forkserver" in get_all_start_methods() else "spawn"
+
+
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Processes started here never see Ctrl-C, which goes to all of a terminal: the driver ends them."""
+    """Processes spawned here never see Ctrl-C, which goes to all of a terminal: the driver ends them."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -134,6 +143,7 @@ def _manner(code: int | None) -> str:
 
 def _work(pipe: Connection, computing: Computing, reading: Reading, threads: int) -> None:
     """The process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a fork has the mask of its server
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     keep_freed_memory()
     torch.set_num_threads(threads)
