@@ -6,7 +6,7 @@ Shapes: C bands, h w window.
 import logging
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,10 +14,20 @@ from typing import Any, Self
 import numpy as np
 
 from visionapps.errors import ConfigError, DataError
+from visionapps.inference.inputs import is_virtual
 from visionapps.inference.sources import ControlPoint, ControlPoints, Pixels, finite
 from visionapps.structures import GeoRef, InputSpec
 from visionapps.windows import Window
 
+_LARGEST_CACHE = 2**28  # bytes of decoded blocks that one file may keep; a block itself may be larger
+_REMOTE = {  # files on the web: no listing of the folder they are in, and a second try when the line drops
+    "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+    "GDAL_HTTP_MAX_RETRY": "4",
+    "GDAL_HTTP_RETRY_DELAY": "1",
+}
+_LOCAL = ("/vsizip/", "/vsitar/", "/vsigzip/", "/vsi7z/", "/vsirar/", "/vsimem/")
+_SEQUENTIAL = ("JPEG", "PNG", "WEBP", "GIF")  # drivers that decode from the top to get at any row
+_MEMBERS = (".tif", ".tiff", ".jp2", ".img", ".jpg", ".jpeg", ".png", ".vrt")  # of a mosaic, without its side files
 log = logging.getLogger(__name__)
 
 
@@ -28,11 +38,11 @@ class RasterSource:
     """
 
     def __init__(
-        self, path: Path, spec: InputSpec, *, bands: Sequence[str] | None = None, nodata: float | None = None
+        self, path: Path | str, spec: InputSpec, *, bands: Sequence[str] | None = None, nodata: float | None = None
     ) -> None:
         """
         Args:
-            path: GeoTIFF, VRT, JPEG 2000, ...
+            path: GeoTIFF, VRT, JPEG 2000, ..., or a name of GDAL's (/vsizip/..., /vsicurl/...).
             spec: which bands are wanted, by name.
             bands: 1-based numbers or descriptions, one per band of the spec; None: by description, else by colour,
                 else the first ones.
@@ -41,17 +51,16 @@ class RasterSource:
         Raises:
             DataError: missing, not readable, or without the bands wanted.
         """
-        data = _open(path)
-        self._path = path
+        self.name = str(path)
+        data = _open(self.name)
         self._handles: dict[threading.Thread, Any] = {threading.current_thread(): data}
         self._lock = threading.Lock()
         try:
-            _check_dtype(data, path)
-            self._indexes = _choose_bands(data, path, spec, bands)
-        except Exception:
+            _check_dtype(data, self.name)
+            self._indexes = _choose_bands(data, self.name, spec, bands)
+        except (DataError, ConfigError):
             data.close()
             raise
-        self.name = str(path)
         self.shape = (data.height, data.width)
         self.bands = tuple(data.descriptions[i - 1] or str(i) for i in self._indexes)
         self.dtype = np.dtype(np.result_type(*(data.dtypes[i - 1] for i in self._indexes)))
@@ -60,12 +69,14 @@ class RasterSource:
         self._alpha = next((i for i, c in enumerate(data.colorinterp, 1) if c.name == "alpha"), None)
         self._masked = any("per_dataset" in [f.name for f in flags] for flags in data.mask_flag_enums)
         self._nodata = [data.nodatavals[i - 1] if nodata is None else nodata for i in self._indexes]
-        self._cache = _cache_bytes(data)
-        self.block = _block(data)
+        block = _stored_block(data)
+        self.block = self.shape if data.driver in _SEQUENTIAL else block
+        self._cache = _cache_bytes(data, block)
+        _BLOCK_CACHE.reserve(self._cache)
         if not (self.georef or self.control):
-            log.warning("%s: has no georeference, so its map has none either", path)
+            log.warning("%s: has no georeference, so its map has none either", self.name)
         elif not ((self.georef and self.georef.crs) or (self.control and self.control.crs)):
-            log.warning("%s: has no coordinate reference system, so its map has none either", path)
+            log.warning("%s: has no coordinate reference system, so its map has none either", self.name)
 
     def read(self, window: Window) -> Pixels:
         indexes = [*self._indexes, self._alpha] if self._alpha else self._indexes
@@ -76,6 +87,8 @@ class RasterSource:
     def close(self) -> None:
         """Close the handles of all threads; none of them may be reading."""
         with self._lock:
+            _BLOCK_CACHE.reserve(-self._cache)
+            self._cache = 0
             while self._handles:
                 self._handles.popitem()[1].close()
 
@@ -87,7 +100,7 @@ class RasterSource:
             if data is None:
                 for ended in [t for t in self._handles if not t.is_alive()]:
                     self._handles.pop(ended).close()
-                data = self._handles[thread] = _open(self._path)
+                data = self._handles[thread] = _open(self.name)
         return data
 
     def __enter__(self) -> Self:
@@ -109,57 +122,94 @@ class RasterSource:
         # -9999 in any single band is no measurement.
         return flags & ~(missing.all(0) if np.issubdtype(self.dtype, np.unsignedinteger) else missing.any(0))
 
-    def _read(self, read: Any, window: Window) -> np.ndarray:
+    def _read(self, read: Callable[[Any, Any], Any], window: Window) -> np.ndarray:
         import rasterio
         from rasterio.errors import RasterioError
         from rasterio.windows import Window as Frame
 
         try:
-            with rasterio.Env(GDAL_CACHEMAX=self._cache):
+            with rasterio.Env(**_options(self.name)):
                 frame = Frame(window.col, window.row, window.width, window.height)
                 return np.asarray(read(self._handle(), frame))
         except RasterioError as error:
             raise DataError(
-                f"{self._path}: cannot be decoded in rows {window.row} to {window.row_end} ({root_cause(error)}); "
+                f"{self.name}: cannot be decoded in rows {window.row} to {window.row_end} ({root_cause(error)}); "
                 "the file is damaged or cut off: copy it again"
             ) from error
 
 
-def _open(path: Path) -> Any:
+class _BlockCache:
+    """GDAL's cache of decoded blocks, which all files of the process share: as large as the open ones need.
+
+    By default it is a twentieth of the machine's memory: 500 MB after 24,000 rows of 4096 px, of no use to anyone.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reserved = 0
+        self._default = 0
+
+    def reserve(self, size: int) -> None:
+        """Make room for so many bytes, or give them back (negative)."""
+        from rasterio.env import get_gdal_config, set_gdal_config
+
+        with self._lock:
+            if not self._reserved:
+                self._default = get_gdal_config("GDAL_CACHEMAX")
+            self._reserved += size
+            set_gdal_config("GDAL_CACHEMAX", min(self._reserved, self._default) if self._reserved else self._default)
+
+
+_BLOCK_CACHE = _BlockCache()
+
+
+def _open(name: str) -> Any:
     import rasterio
     from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), rasterio.Env(**_options(name)):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said once, in our words
-            return rasterio.open(path)
+            return rasterio.open(name)
     except RasterioIOError as error:
-        reason = root_cause(error).replace(f"'{path}'", "the file").rstrip(".")
-        raise DataError(f"{path}: cannot be opened as a raster ({reason}); it is damaged or no raster") from error
+        reason = root_cause(error).replace(f"'{name}'", "the file").rstrip(".")
+        advice = "check the address" if is_virtual(name) else "it is damaged or no raster"
+        raise DataError(f"{name}: cannot be opened as a raster ({reason}); {advice}") from error
 
 
-def _cache_bytes(data: Any) -> int:
+def _options(name: str) -> dict[str, str]:
+    """Settings of GDAL for a file."""
+    return _REMOTE if is_virtual(name) and not name.startswith(_LOCAL) else {}
+
+
+def _cache_bytes(data: Any, block: tuple[int, int]) -> int:
     """What GDAL may keep decoded: two rows of blocks, for a window that ends inside one and the next that begins there.
 
-    By default it keeps a twentieth of the machine's memory: 500 MB after 24,000 rows of 4096 px, of no use to anyone.
+    Of wide rasters it is less, but never less than one block of all bands: that would be decoded for each band again.
     """
-    deepest = max(np.dtype(name).itemsize for name in data.dtypes)
-    row = max(height for height, _ in data.block_shapes) * data.width * data.count * deepest
-    return max(2 * int(row), 2**24)
+    pixel = data.count * max(np.dtype(name).itemsize for name in data.dtypes)
+    height, width = block
+    rows = 2 * height * data.width * pixel
+    return int(max(min(rows, _LARGEST_CACHE), height * width * pixel, 2**24))
 
 
-def _block(data: Any) -> tuple[int, int]:
+def _stored_block(data: Any) -> tuple[int, int]:
+    """(h, w) of the blocks that are decoded at once; those of the first file of a mosaic where it has larger ones."""
     height, width = data.block_shapes[0]
-    return int(height), int(width)
+    members = [name for name in data.files if Path(name).suffix.lower() in _MEMBERS and name != data.name]
+    if data.driver == "VRT" and members:
+        with _open(members[0]) as member:
+            height, width = np.maximum(data.block_shapes[0], member.block_shapes[0])
+    return int(height), min(int(width), data.width)
 
 
-def _check_dtype(data: Any, path: Path) -> None:
+def _check_dtype(data: Any, path: str) -> None:
     odd = sorted({t for t in data.dtypes if np.dtype(t).kind not in "iuf"})
     if odd:
         raise DataError(f"{path}: pixels are {', '.join(odd)}; expected real numbers, such as uint8 or float32")
 
 
-def _choose_bands(data: Any, path: Path, spec: InputSpec, bands: Sequence[str] | None) -> list[int]:
+def _choose_bands(data: Any, path: str, spec: InputSpec, bands: Sequence[str] | None) -> list[int]:
     if bands:
         if len(bands) != len(spec.bands):
             raise ConfigError(
@@ -190,7 +240,7 @@ def _bands(count: int) -> str:
     return f"{count} band{'s'[: count != 1]}"
 
 
-def _find_band(data: Any, path: Path, band: str) -> int:
+def _find_band(data: Any, path: str, band: str) -> int:
     if str(band).isdecimal() and 1 <= int(band) <= data.count:
         return int(band)
     described = [(text or "").lower() for text in data.descriptions]

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from visionapps.errors import ConfigError, DataError
+from visionapps.inference.inputs import gdal_name, is_virtual
+from visionapps.inference.inputs import is_raster as is_raster
 from visionapps.structures import IGNORE, GeoRef, InputSpec
 from visionapps.windows import Window
 
 INVALID = IGNORE  # label of pixels without data in every map
-RASTER_SUFFIXES = (".tif", ".tiff", ".vrt", ".jp2", ".img")
 
 
 @dataclass(frozen=True)
@@ -141,47 +142,58 @@ class RescaledSource:
 
 
 def open_source(
-    path: Path,
+    image: Path | str,
     spec: InputSpec,
     *,
     bands: Sequence[str] | None = None,
     scale: float | None = None,
     nodata: float | None = None,
+    gsd: float | None = None,
+    area: Path | None = None,
 ) -> Source:
     """Open a photo or a raster as a model wants it; close it after use.
 
     Args:
-        path: the file; its suffix decides between photo and raster.
+        image: a path, an address, or a name of GDAL's; see is_raster for what becomes of it.
         spec: bands and scale that the model expects.
         bands: 1-based numbers or descriptions to read, in the order of the spec; None: found by name or colour.
         scale: the raw value in the file that means 1.0, where it differs from the spec's.
         nodata: the raw value in a raster that means "no data", where the file does not say so itself.
+        gsd: metres per pixel to read georeferenced rasters at, where they differ by more than a twentieth; None: their
+            own. What cannot be told from the file, as of photos, is left as it is.
+        area: vector file; only pixels inside its polygons are valid. None: everywhere.
 
     Raises:
-        DataError: missing, damaged, too few bands, or values on another scale than the spec's (and no ``scale``).
+        DataError: missing, damaged, too few bands, values on another scale than the spec's (and no ``scale``), or the
+            area cannot be read or does not meet the raster.
     """
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; check the path (relative to {Path.cwd()})")
-    from visionapps.inference.rasters import RasterSource
-
+    name = gdal_name(str(image))
+    if not is_virtual(name) and not Path(name).is_file():
+        raise DataError(f"{name}: no such file; check the path (relative to {Path.cwd()})")
     opened: Source
-    if is_raster(path):
-        opened = RasterSource(path, spec, bands=bands, nodata=nodata)
+    if is_raster(name):
+        from visionapps.inference.rasters import RasterSource
+
+        opened = RasterSource(name, spec, bands=bands, nodata=nodata)
     else:
-        opened = photo_source(path, bands=bands)
+        opened = photo_source(Path(name), bands=bands)
     try:
+        if scale is None:
+            _check_scale(opened, spec)
+        if gsd is not None:
+            from visionapps.inference.resolution import at_resolution
+
+            opened = at_resolution(opened, gsd)
         if scale is not None:
-            return RescaledSource(opened, value=scale, scale=spec.scale)
-        _check_scale(opened, spec)
+            opened = RescaledSource(opened, value=scale, scale=spec.scale)
+        if area is not None:
+            from visionapps.inference.aoi import Area, ClippedSource
+
+            opened = ClippedSource(opened, Area.open(area, opened.georef, opened.shape, name=opened.name))
     except (DataError, ConfigError):
         opened.close()
         raise
     return opened
-
-
-def is_raster(path: Path) -> bool:
-    """Whether a file is taken for a raster that may be georeferenced and larger than memory."""
-    return path.suffix.lower() in RASTER_SUFFIXES
 
 
 def photo_source(path: Path, *, bands: Sequence[str] | None = None) -> ArraySource:
