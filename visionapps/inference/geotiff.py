@@ -126,6 +126,8 @@ class TiffRows:
         Raises:
             OutputError: the disk refused some of it.
         """
+        from rasterio._err import CPLE_BaseError  # what some calls let through; it has no public name
+
         assert self._written == self.dataset.height, f"{self._path}: rows from {self._written} on are missing"
         factors = self._overview_factors()
         try:
@@ -136,7 +138,7 @@ class TiffRows:
             if self._options.cog:
                 _rearrange(self._part, self._kind, self._options)
                 _check_complete(self._part, self._full, len(factors))
-        except OSError as error:
+        except (OSError, CPLE_BaseError) as error:
             raise output_error(self._path, _reason(self._path, error)) from error
 
     def close(self) -> None:
@@ -294,10 +296,13 @@ def _check_complete(part: Path, full: np.ndarray, overviews: int) -> None:
                 check(band + 1, row, col, level)
 
 
-def _reason(path: Path, error: OSError) -> OSError:
+def _reason(path: Path, error: Exception) -> OSError:
     """GDAL does not say why a write failed: a full disk is told by its free space."""
     full = shutil.disk_usage(path.parent).free < _FULL_DISK
-    return OSError(errno.ENOSPC, "") if full else OSError(error.errno, root_cause(error))
+    if full:
+        return OSError(errno.ENOSPC, "")
+    system = isinstance(error, OSError)  # GDAL numbers its errors, too, but differently
+    return OSError(error.errno if system else None, (system and error.strerror) or root_cause(error))
 
 
 def _settings(**more: Any) -> AbstractContextManager[Any]:
