@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    from visionapps.cli.predict import add_compute_options, add_input_options
+    from visionapps.cli.compute import add_compute_options, add_input_options
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("bundle", type=Path, nargs="?", help="folder written by `visionapps export`")
@@ -75,7 +75,7 @@ def _of_bundle(options: argparse.Namespace) -> "tuple[Sequence[str], Scores, int
 
 
 def _of_folders(bundle: "Bundle", options: argparse.Namespace) -> "tuple[Scores, int]":
-    from visionapps.cli.predict import band_list, make_predictor
+    from visionapps.cli.compute import band_list, make_predictor
     from visionapps.data.dataset import find_pairs
     from visionapps.inference.evaluation import evaluate_files, require_same_classes
     from visionapps.inference.sources import open_source
@@ -100,7 +100,7 @@ def _of_folders(bundle: "Bundle", options: argparse.Namespace) -> "tuple[Scores,
 
 def _of_run(bundle: "Bundle", options: argparse.Namespace) -> "tuple[Scores, int]":
     from visionapps.cli.check import read_dataset
-    from visionapps.cli.predict import make_predictor
+    from visionapps.cli.compute import make_predictor
     from visionapps.data.doctor import examine
     from visionapps.inference.evaluation import evaluate_photos, require_same_classes
 

@@ -1,59 +1,83 @@
-"""Draw maps of photos, folders and rasters with a bundle.
+"""Draw maps of photos, folders and rasters of any size with a bundle.
 
 A raster becomes a GeoTIFF that lies where the raster lies (NAME.tif), a photo an index PNG (NAME.png); overlays are
-called NAME_overlay.tif or NAME_overlay.jpg. Pixels without data get the value 255.
+called NAME_overlay.tif or NAME_overlay.jpg, polygons NAME.gpkg (or what --vectors says), --scores NAME_scores.tif.
+Pixels without data get the value 255. An interrupted run goes on where it was when it is started again.
 """
 
 import argparse
+import resource
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from visionapps.cli.table import render
-from visionapps.errors import DataError, VisionAppsError
-from visionapps.files import refuse_existing
+from visionapps.errors import ConfigError, VisionAppsError
 
 if TYPE_CHECKING:
-    from visionapps.inference.bundle import Bundle
-    from visionapps.inference.drawing import Drawn, Job
-    from visionapps.inference.predictor import Predictor
+    from visionapps.inference.dispatch import Workers
+    from visionapps.inference.draw import Desk, Order
+    from visionapps.inference.drawing import Job
+    from visionapps.inference.engine import Engine, Tally
+    from visionapps.inference.survey import Estimate, Failure, Sheet, Surveyor
 
+T = TypeVar("T")
 _TOP = 3  # classes named in the summary
+_ROWS = 40  # scenes listed in the summary; of more, only failures are told one by one
+VECTORS = ("gpkg", "geojson", "fgb", "parquet")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    from visionapps.cli.compute import add_compute_options, add_drawing_options, add_input_options
+
     parser.add_argument("bundle", type=Path, help="folder written by `visionapps export`")
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="INPUT", help="photo, raster, or folder of them")
+    parser.add_argument(
+        "inputs", nargs="+", metavar="INPUT", help="photo, raster, folder, list (@scenes.txt), /vsi... or https://..."
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the maps")
-    parser.add_argument("--kind", choices=("mask", "overlay", "both"), default="mask", help="what to draw (mask)")
+    parser.add_argument(
+        "--kind", choices=("mask", "overlay", "both", "none"), default="mask", help="which pictures to draw (mask)"
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace existing maps")
+    parser.add_argument("--dry-run", action="store_true", help="say what it would take, and draw nothing")
+    _add_output_options(parser)
     add_compute_options(parser)
+    add_drawing_options(parser)
     add_input_options(parser)
+    reading = parser.add_argument_group("where")
+    reading.add_argument("--aoi", type=Path, metavar="FILE", help="vector file: draw only inside its polygons")
+    reading.add_argument(
+        "--gsd", type=float, metavar="M", help="metres per pixel to read rasters at (the bundle's; 0: the rasters' own)"
+    )
+    _add_worker_options(parser)
 
 
-def add_compute_options(parser: argparse.ArgumentParser) -> None:
-    """How the model is applied; the same for every verb that applies one."""
-    group = parser.add_argument_group("computing")
-    group.add_argument("--tile", type=int, metavar="PX", help="side of the tiles (that of the bundle)")
-    group.add_argument("--overlap", type=int, metavar="PX", help="pixels that tiles share (a quarter of the tile)")
-    group.add_argument("--batch", type=int, default=4, metavar="N", help="tiles at a time (4)")
-    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (auto: cuda if there is one)")
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("files")
+    group.add_argument("--vectors", choices=VECTORS, help="draw polygons, too, in this format")
+    group.add_argument("--simplify", type=float, default=1.0, metavar="PX", help="tolerance of their outlines (1)")
+    group.add_argument("--min-area", type=float, default=0.0, metavar="M2", help="leave out smaller polygons (0)")
     group.add_argument(
-        "--precision",
-        choices=("auto", "fp32", "bf16"),
-        default="auto",
-        help="auto: bf16 on cuda, fp32 on cpu; bf16 is twice as fast on processors that have it",
+        "--scores", metavar="S,S,...", help="of confidence, entropy, probabilities, disagreement, overlap: 8-bit bands"
+    )
+    group.add_argument("--compress", choices=("deflate", "zstd"), default="deflate", help="of GeoTIFFs (deflate)")
+    group.add_argument("--cog", action="store_true", help="cloud-optimised GeoTIFFs")
+    group.add_argument(
+        "--overviews",
+        action=argparse.BooleanOptionalAction,
+        help="smaller copies inside GeoTIFFs (over 8192 pixels a side)",
     )
 
 
-def add_input_options(parser: argparse.ArgumentParser) -> None:
-    """How images are read; the same for every verb that applies a model."""
-    group = parser.add_argument_group("reading")
-    group.add_argument("--bands", metavar="B,B,...", help="bands by number from 1 or name, in the model's order: 4,3,2")
-    group.add_argument("--scale", type=float, metavar="VALUE", help="raw value that means 1.0: 10000, 65535, ...")
+def _add_worker_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("more than one processor")
+    group.add_argument("--workers", type=int, metavar="N", help="processes (one, in this process)")
+    group.add_argument("--devices", metavar="D,D,...", help="one process each: cuda:0,cuda:1")
     group.add_argument(
-        "--nodata", type=float, metavar="VALUE", help="raw value that means no data, where files hide it"
+        "--ray", nargs="?", const="local", metavar="ADDRESS", help="workers of a Ray cluster (auto: the running one)"
     )
 
 
@@ -62,107 +86,215 @@ def run(options: argparse.Namespace) -> int:
     from visionapps.runtime import keep_freed_memory
 
     keep_freed_memory()  # before the first tensor
+    jobs = _jobs(options)
+    order, engine, surveyor = _prepare(options)
+    sheets, failures = surveyor.survey(jobs, each=lambda items: _bar(items, "looking at images"))
+    if failures and len(jobs) == 1:
+        raise failures[0].error
+    if options.dry_run:
+        _print_plan(sheets, surveyor.estimate(sheets, timed=True) if sheets else None)
+        return _print_failures(failures, len(jobs))
+
+    from visionapps.inference.draw import Desk
+
+    began = time.perf_counter()
+    with _tile_bar(sheets) as bar, Desk(order, on_found=lambda tiles: bar.update(tiles)) as desk:
+        desk.failures.extend(failures)
+        tally = _draw(desk, sheets, order, engine, options, bar)
+    if desk.failures and len(jobs) == 1:
+        raise desk.failures[0].error
+    if desk.drawn:
+        _print_drawn(desk, order.labels.names, tally, time.perf_counter() - began)
+    return _print_failures(desk.failures, len(jobs))
+
+
+def _jobs(options: argparse.Namespace) -> "list[Job]":
     from visionapps.inference.draw import plan_jobs
+    from visionapps.inference.inputs import list_inputs
 
-    masks, overlays = options.kind in ("mask", "both"), options.kind in ("overlay", "both")
-    jobs = plan_jobs(options.inputs, options.out, masks=masks, overlays=overlays)
+    jobs = plan_jobs(
+        list_inputs(options.inputs),
+        options.out,
+        masks=options.kind in ("mask", "both"),
+        overlays=options.kind in ("overlay", "both"),
+        scores=bool(options.scores),
+        vectors=f".{options.vectors}" if options.vectors else None,
+    )
     for job in jobs:
-        for output in job.outputs:
-            refuse_existing(output, options.overwrite)
-
-    from visionapps.inference.bundle import load
-
-    bundle = load(options.bundle)
-    drawn, failed = _draw_all(jobs, bundle, make_predictor(bundle, options), options)
-    if failed and len(jobs) == 1:
-        raise failed[0][1]
-    if drawn:
-        print(_summary(drawn, bundle.labels.names))
-    for job, error in failed:
-        print(f"failed: {_one_line(job.image, error)}", file=sys.stderr)
-    if failed:
-        print(f"{len(failed)} of {len(jobs)} files failed", file=sys.stderr)
-    return 1 if failed else 0
+        if not job.outputs:
+            raise ConfigError("--kind none draws nothing by itself; add --vectors or --scores")
+        job.refuse_existing(options.overwrite)
+    return jobs
 
 
-def make_predictor(bundle: "Bundle", options: argparse.Namespace) -> "Predictor":
-    """The bundle's model, set up by the computing options."""
-    from visionapps.inference.predictor import Predictor
+def _prepare(options: argparse.Namespace) -> "tuple[Order, Engine, Surveyor]":
+    from visionapps.cli.compute import make_computing, make_reading
+    from visionapps.inference.draw import Order
+    from visionapps.inference.geotiff import MapOptions
+    from visionapps.inference.survey import Surveyor
+    from visionapps.inference.vectors import VectorOptions
 
-    return Predictor(
-        bundle.model,
-        tile=options.tile or bundle.tile,
-        overlap=options.overlap,
-        device=options.device,
-        batch=options.batch,
-        precision=options.precision,
-        resize=bundle.resize,
+    extras = [extra.strip() for extra in (options.scores or "").split(",") if extra.strip()]
+    if options.vectors and "confidence" not in extras:
+        extras.append("confidence")  # of each polygon
+    computing = make_computing(options, tuple(extras))
+    bundles = computing.load()
+    reading = make_reading(bundles[0], options)
+    maps = MapOptions(
+        overwrite=options.overwrite, compression=options.compress, overviews=options.overviews, cog=options.cog
+    )
+    vectors = VectorOptions(tolerance_px=options.simplify, min_area_m2=options.min_area)
+    order = Order(reading, computing, bundles[0].labels, maps, vectors)
+    engine = computing.engine(bundles)
+    return order, engine, Surveyor(reading, engine.network, computing.settled(bundles), products=computing.products)
+
+
+def _draw(
+    desk: "Desk", sheets: "list[Sheet]", order: "Order", engine: "Engine", options: argparse.Namespace, bar: Any
+) -> "Tally":
+    """Here, in processes of this machine, or on a cluster: the files are the same."""
+    from visionapps.inference.draw import draw, draw_elsewhere
+
+    engine.progress = bar.update
+    workers = _workers(order, options)
+    if workers is None:
+        draw(desk, engine, sheets)
+        return engine.tally
+    with workers:
+        draw_elsewhere(desk, workers, sheets, on_tiles=bar.update)
+    return workers.tally
+
+
+def _workers(order: "Order", options: argparse.Namespace) -> "Workers | None":
+    if options.ray is not None:
+        from visionapps.inference.ray_workers import RayWorkers
+
+        address = None if options.ray == "local" else options.ray
+        return RayWorkers(order.computing, order.reading, workers=options.workers or 2, address=address)
+    if options.workers is None and options.devices is None:
+        return None
+    from visionapps.inference.workers import LocalWorkers, local_devices
+
+    if options.devices:
+        devices = tuple(device.strip() for device in options.devices.split(",") if device.strip())
+    else:
+        devices = local_devices(options.workers, options.device)
+    return LocalWorkers(order.computing, order.reading, devices=devices)
+
+
+def _bar(items: Iterable[T], text: str) -> Iterator[T]:
+    from tqdm import tqdm
+
+    bar: Iterable[T] = tqdm(items, disable=None, desc=text, unit="image", leave=False, delay=1)
+    yield from bar
+
+
+def _tile_bar(sheets: "list[Sheet]") -> Any:
+    """Tiles over all scenes: they take the same time each, unlike files."""
+    from tqdm import tqdm
+
+    tiles = sum(sheet.plan.tiles for sheet in sheets)
+    name = sheets[0].job.image.stem if len(sheets) == 1 else f"{len(sheets)} images"
+    # The mean over the whole run: a guess from the last tiles jumps where many have no data.
+    return tqdm(total=tiles, disable=None, desc=name, unit="tile", smoothing=0)
+
+
+def _print_plan(sheets: "list[Sheet]", estimate: "Estimate | None") -> None:
+    if estimate is None:
+        return
+    rows = []
+    for sheet in sheets[:_ROWS]:
+        plan = sheet.plan
+        rows.append(
+            (
+                sheet.job.image.name,
+                f"{sheet.shape[0]} x {sheet.shape[1]}",
+                f"{len(plan.rows.starts)} x {len(plan.cols.starts)}",
+                f"{plan.rows.tile} x {plan.cols.tile}",
+                f"{plan.rows.overlap}, {plan.cols.overlap}",
+                f"{plan.repeated:.2f}",
+            )
+        )
+    print(render(("file", "height x width", "tiles", "tile px", "overlap px", "computed / drawn"), rows))
+    if len(sheets) > _ROWS:
+        print(f"... and {len(sheets) - _ROWS} more")
+    memory = estimate.memory
+    print(
+        f"\n{len(sheets)} scenes, {estimate.pixels / 1e6:,.1f} megapixels in {estimate.tiles:,} tiles; "
+        f"{estimate.repeated:.2f} pixels computed per pixel drawn (padding included)"
+    )
+    if estimate.seconds is not None:
+        print(f"about {_duration(estimate.seconds)} of computing on one device, less where there is no data")
+    print(
+        f"about {memory.total / 1e6:,.0f} MB beside the model: {memory.pixels / 1e6:,.0f} pixels, "
+        f"{memory.strips / 1e6:,.0f} overlaps, {memory.bands / 1e6:,.0f} finished rows, {memory.batch / 1e6:,.0f} tiles"
     )
 
 
-def band_list(text: str | None) -> list[str] | None:
-    """The bands named by --bands."""
-    return [band.strip() for band in text.split(",") if band.strip()] if text else None
-
-
-def _draw_all(
-    jobs: "list[Job]", bundle: "Bundle", predictor: "Predictor", options: argparse.Namespace
-) -> "tuple[list[tuple[Job, Drawn]], list[tuple[Job, VisionAppsError]]]":
-    from tqdm import tqdm
-
-    from visionapps.inference.draw import draw
-    from visionapps.inference.sources import open_source
-
-    drawn: list[tuple[Job, Drawn]] = []
-    failed: list[tuple[Job, VisionAppsError]] = []
-    bands = band_list(options.bands)
-    form = "{l_bar}{bar}| {n:.1f}/{total} files [{elapsed}<{remaining}]"
-    with tqdm(total=len(jobs), disable=None, bar_format=form) as bar:
-        for number, job in enumerate(jobs):
-            bar.set_description(job.image.name)
-            try:
-                source = open_source(job.image, bundle.spec, bands=bands, scale=options.scale, nodata=options.nodata)
-                try:
-                    progress = _Progress(bar, number)
-                    done = draw(
-                        predictor,
-                        source,
-                        job,
-                        labels=bundle.labels,
-                        spec=bundle.spec,
-                        overwrite=options.overwrite,
-                        progress=progress,
-                    )
-                finally:
-                    source.close()
-                drawn.append((job, done))
-            except DataError as error:  # this file's own fault; a full disk or a wrong option stops everything
-                failed.append((job, error))
-            bar.update(number + 1 - bar.n)
-    return drawn, failed
-
-
-class _Progress:
-    """Moves a bar of files by the share of tiles done."""
-
-    def __init__(self, bar: Any, files_done: int) -> None:
-        self._bar, self._files_done = bar, files_done
-
-    def __call__(self, done: int, total: int) -> None:
-        self._bar.update(self._files_done + done / total - self._bar.n)
-
-
-def _summary(drawn: "list[tuple[Job, Drawn]]", names: tuple[str, ...]) -> str:
+def _print_drawn(desk: "Desk", names: tuple[str, ...], tally: "Tally", seconds: float) -> None:
+    drawn = sorted(desk.drawn, key=lambda item: item[0].image.name)
     rows = []
-    for job, result in drawn:
+    for job, result in drawn[:_ROWS]:
         valid = sum(result.pixels)
         top = sorted(zip(result.pixels, names, strict=True), reverse=True)[:_TOP]
         listed = ", ".join(f"{name} {count / valid:.0%}" for count, name in top if count)
         size = f"{result.shape[0]} x {result.shape[1]}"
-        rows.append((job.image.name, size, f"{result.valid:.1%}", listed, " ".join(map(str, job.outputs))))
-    return render(("file", "height x width", "valid", "most of it", "drawn to"), rows)
+        rows.append((Path(job.image.name).name, size, f"{result.valid:.1%}", listed, " ".join(map(str, job.outputs))))
+    print(render(("file", "height x width", "valid", "most of it", "drawn to"), rows))
+    if len(drawn) > _ROWS:
+        print(f"... and {len(drawn) - _ROWS} more")
+    if tally.finished:
+        print(_how_it_went(tally, seconds), file=sys.stderr)
 
 
-def _one_line(image: Path, error: VisionAppsError) -> str:
+def _how_it_went(tally: "Tally", seconds: float) -> str:
+    """One line for those who want to know where the time went."""
+    from visionapps.inference.draw import WRITE
+    from visionapps.inference.engine import COMPUTE, MERGE, READ
+
+    spent = tally.clock.seconds
+    stages = {
+        "network": spent.get(COMPUTE, 0.0) + spent.get(MERGE, 0.0),
+        "reading": spent.get(READ, 0.0),
+        "writing": spent.get(WRITE, 0.0),
+    }
+    slowest = max(stages, key=lambda name: stages[name])
+    total = max(seconds, 1e-9)
+    shares = ", ".join(f"{name} {value / total:.0%}" for name, value in stages.items())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    rate = tally.finished / total / 1e6
+    text = (
+        f"{tally.finished / 1e6:,.1f} megapixels in {_duration(seconds)} ({rate:.2f} a second); "
+        f"busy: {shares}; bottleneck: {slowest}; {tally.computed / tally.finished:.2f} pixels computed per pixel drawn"
+    )
+    if tally.skipped:
+        text += f"; {tally.skipped} of {tally.tiles} tiles had no data"
+    return f"{text}; peak memory {peak:,.0f} MB{_gpu_memory()}"
+
+
+def _gpu_memory() -> str:
+    import torch
+
+    if not torch.cuda.is_available():
+        return ""
+    return f", {torch.cuda.max_memory_allocated() / 2**20:,.0f} MB on the GPU"
+
+
+def _print_failures(failures: "list[Failure]", jobs: int) -> int:
+    for failure in failures:
+        print(f"failed: {_one_line(failure.job.image.name, failure.error)}", file=sys.stderr)
+    if failures:
+        print(f"{len(failures)} of {jobs} files failed", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def _one_line(image: str, error: VisionAppsError) -> str:
     text = " ".join(str(error).split())
-    return text if str(image) in text else f"{image}: {text}"
+    return text if image in text else f"{image}: {text}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

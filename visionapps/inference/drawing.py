@@ -17,6 +17,7 @@ import numpy as np
 from visionapps.errors import DataError, OutputError
 from visionapps.files import output_error, refuse_existing
 from visionapps.inference.geotiff import MapOptions
+from visionapps.inference.inputs import Input
 from visionapps.inference.journal import Journal, left_by_a_kill
 from visionapps.inference.products import Band, Products
 from visionapps.inference.sinks import Sink, mask_file, overlay_file, scores_file
@@ -30,20 +31,21 @@ _SIDE_FILES = (".aux.xml", ".ovr", ".msk")  # that GIS programs keep beside a ra
 class Job:
     """An image and the files to draw of it, all in one folder."""
 
-    image: Path
+    image: Input
     mask: Path | None  # .tif of a raster, .png of a photo
     overlay: Path | None  # .tif of a raster, .jpg of a photo
     scores: Path | None = None  # .tif
+    vectors: Path | None = None  # .gpkg, .geojson, .fgb or .parquet
 
     @property
     def outputs(self) -> tuple[Path, ...]:
         """The files that will be written."""
-        return tuple(path for path in (self.mask, self.overlay, self.scores) if path)
+        return tuple(path for path in (self.mask, self.overlay, self.scores, self.vectors) if path)
 
     @property
     def journal(self) -> Path:
         """The folder of finished bands, the same whichever files are drawn of the image."""
-        return self.outputs[0].with_name(f".{self.image.name}.journal")
+        return self.outputs[0].with_name(f".{self.image.filename}.journal")
 
     def refuse_existing(self, overwrite: bool) -> None:
         """Raise OutputError when a file stands there already and may not be replaced, or a folder has its name.
@@ -219,7 +221,7 @@ class Drawing:
         if self._journal is not None and self._kept:
             self._staging = self._journal.folder / "files"
         else:
-            self._staging = self._job.outputs[0].with_name(f".{self._job.image.name}.part-{os.getpid()}")
+            self._staging = self._job.outputs[0].with_name(f".{self._job.image.filename}.part-{os.getpid()}")
         self._staging.mkdir(parents=True, exist_ok=True)
         return self._staging
 

@@ -110,7 +110,7 @@ class Engine:
         self.batch = batch
         self.threads = threads
         self.tally = Tally()
-        self.progress: Callable[[int], None] | None = None  # told the tiles looked at, after each batch
+        self.progress: Callable[[int], None] | None = None  # told how many tiles more are done, after each batch
 
     def run(self, scenes: Iterable[Scene]) -> Generator[Result, None, None]:
         """Draw scenes one after the other.
@@ -224,7 +224,7 @@ class Engine:
             if band is not None:
                 yield band
         if self.progress and waiting:
-            self.progress(self.tally.tiles)
+            self.progress(sum(tile.row.index >= tile.drawing.scene.rows.start for tile in waiting))
 
     def _finish(self, tile: _Tile) -> _Fetching | None:
         """Start fetching the band that a row of tiles has finished; None if the row was a warm-up."""

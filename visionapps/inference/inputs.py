@@ -35,9 +35,14 @@ class Input:
     raster: bool
 
     @property
+    def filename(self) -> str:
+        """The file's name without folders and query."""
+        return PurePosixPath(self.name.split("?")[0] if is_virtual(self.name) else self.name).name
+
+    @property
     def stem(self) -> str:
-        """The file's name without folders, suffix and query: what outputs are called after."""
-        return PurePosixPath(self.name.split("?")[0] if is_virtual(self.name) else self.name).stem
+        """The file's name without suffix, too: what outputs are called after."""
+        return PurePosixPath(self.filename).stem
 
     @property
     def path(self) -> Path | None:

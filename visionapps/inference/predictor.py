@@ -77,8 +77,7 @@ class Predictor:
         engine = self._engine
         plan = self._tiling.plan(source.shape, engine.network)
         scene = Scene(source, plan, range(len(plan.rows.starts)))
-        before = engine.tally.tiles
-        engine.progress = (lambda tiles: progress(tiles - before, plan.tiles)) if progress else None
+        engine.progress = _counted(progress, plan.tiles) if progress else None
         seen = False
         for _, outcome in engine.run([scene]):
             if isinstance(outcome, DataError):
@@ -87,3 +86,14 @@ class Predictor:
             yield outcome
         if not seen:
             raise DataError(f"{source.name}: no valid pixel, all are nodata or masked; there is nothing to predict")
+
+
+def _counted(progress: Progress, total: int) -> Callable[[int], None]:
+    done = 0
+
+    def more(tiles: int) -> None:
+        nonlocal done
+        done += tiles
+        progress(done, total)
+
+    return more

@@ -1,0 +1,125 @@
+"""Options that every verb shares which applies a model, and what they mean."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visionapps.errors import ConfigError
+
+if TYPE_CHECKING:
+    from visionapps.inference.bundle import Bundle
+    from visionapps.inference.predictor import Predictor
+    from visionapps.inference.work import Computing, Reading
+
+
+def add_compute_options(parser: argparse.ArgumentParser) -> None:
+    """How the model is applied."""
+    group = parser.add_argument_group("computing")
+    group.add_argument("--tile", type=int, metavar="PX", help="side of the tiles (chosen, up to 1024)")
+    group.add_argument("--overlap", type=int, metavar="PX", help="pixels that tiles share (a sixteenth of the tile)")
+    group.add_argument("--batch", type=int, metavar="N", help="tiles at a time (chosen by the device)")
+    group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (auto: cuda if there is one)")
+    group.add_argument(
+        "--precision",
+        choices=("auto", "fp32", "bf16", "fp16"),
+        default="auto",
+        help="auto: bf16 where the processor has it, fp16 on older GPUs, else fp32",
+    )
+
+
+def add_input_options(parser: argparse.ArgumentParser) -> None:
+    """How images are read."""
+    group = parser.add_argument_group("reading")
+    group.add_argument("--bands", metavar="B,B,...", help="bands by number from 1 or name, in the model's order: 4,3,2")
+    group.add_argument("--scale", type=float, metavar="VALUE", help="raw value that means 1.0: 10000, 65535, ...")
+    group.add_argument(
+        "--nodata", type=float, metavar="VALUE", help="raw value that means no data, where files hide it"
+    )
+
+
+def add_drawing_options(parser: argparse.ArgumentParser) -> None:
+    """How maps are computed, beyond what judging photos needs."""
+    group = parser.add_argument_group("better maps")
+    group.add_argument("--tta", choices=("none", "flips", "d4"), default="none", help="average mirrored views (none)")
+    group.add_argument("--scales", metavar="S,S,...", default="1", help="average views at these scales: 0.75,1,1.25")
+    group.add_argument(
+        "--member", type=Path, action="append", default=[], metavar="BUNDLE", help="average with it, too"
+    )
+    group.add_argument("--weights", metavar="W,W,...", help="of BUNDLE and its members (equal)")
+    group.add_argument(
+        "--exact", action="store_true", help="the map that the model would draw of the whole scene at once, no blending"
+    )
+    group.add_argument("--compile", action="store_true", help="torch.compile the model: slow start, faster tiles")
+    group.add_argument("--threads", type=int, default=2, metavar="N", help="that decode pixels (2)")
+
+
+def make_reading(bundle: "Bundle", options: argparse.Namespace) -> "Reading":
+    """How images are opened for a bundle."""
+    from visionapps.inference.work import Reading
+
+    gsd = getattr(options, "gsd", None)
+    return Reading(
+        bundle.spec,
+        bands=tuple(band_list(options.bands) or ()) or None,
+        scale=options.scale,
+        nodata=options.nodata,
+        gsd=bundle.gsd if gsd is None else gsd or None,
+        resize=bundle.resize,
+        area=getattr(options, "aoi", None),
+    )
+
+
+def make_computing(options: argparse.Namespace, extras: tuple[str, ...] = ()) -> "Computing":
+    """How the network of ``options.bundle`` and its members is set up."""
+    from visionapps.inference.products import Products
+    from visionapps.inference.tiling import Tiling
+    from visionapps.inference.views import Views
+    from visionapps.inference.work import Computing
+
+    weights = numbers(options.weights, "--weights") if options.weights else None
+    members = (options.bundle, *options.member)
+    if weights is not None and len(weights) != len(members):
+        raise ConfigError(f"--weights: {len(weights)} numbers for {len(members)} bundles; give one per bundle")
+    return Computing(
+        bundles=members,
+        weights=weights,
+        views=Views(flips=options.tta, scales=numbers(options.scales, "--scales")),
+        tiling=Tiling(options.tile, options.overlap, options.batch),
+        exact=options.exact,
+        products=Products(extras),  # type: ignore[arg-type]  # checked there
+        device=options.device,
+        precision=options.precision,
+        compiled=options.compile,
+        threads=options.threads,
+    )
+
+
+def make_predictor(bundle: "Bundle", options: argparse.Namespace) -> "Predictor":
+    """The bundle's model, set up by the computing options."""
+    from visionapps.inference.predictor import Predictor
+
+    return Predictor(
+        bundle.model,
+        tile=options.tile,
+        overlap=options.overlap,
+        device=options.device,
+        batch=options.batch,
+        precision=options.precision,
+        resize=bundle.resize,
+    )
+
+
+def band_list(text: str | None) -> list[str] | None:
+    """The bands named by --bands."""
+    return [band.strip() for band in text.split(",") if band.strip()] if text else None
+
+
+def numbers(text: str, option: str) -> tuple[float, ...]:
+    """The numbers of a list such as 0.75,1,1.25."""
+    try:
+        found = tuple(float(part) for part in text.split(",") if part.strip())
+    except ValueError as error:
+        raise ConfigError(f"{option} {text}: expected numbers with commas between, such as 0.75,1,1.25") from error
+    if not found or min(found) <= 0:
+        raise ConfigError(f"{option} {text}: expected positive numbers, such as 0.75,1,1.25")
+    return found
