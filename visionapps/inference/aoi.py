@@ -168,10 +168,8 @@ def _read_polygons(path: Path) -> tuple[np.ndarray, str]:
             raise DataError(f"{path}: has no layer with polygons; an area of interest is expected")
         meta, _, binary, _ = pyogrio.raw.read(path, layer=layers[0], columns=[])
     except (DataSourceError, DataLayerError, FeatureError) as error:
-        reason = " ".join(str(error).split()).replace(str(path), "the file").rstrip(".")
-        raise DataError(
-            f"{path}: cannot be read as vector data ({reason}); expected GeoPackage, GeoJSON, ..."
-        ) from error
+        reason = " ".join(str(error).split()).replace(f"'{path}'", "the file").split(";")[0].rstrip(".")
+        raise DataError(f"{path}: cannot be read ({reason}); expected vector data such as GeoPackage") from error
     if len(layers) > 1:
         log.warning("%s: has the layers %s; the area is taken from the first", path, ", ".join(layers))
     geometries = shapely.from_wkb([wkb for wkb in binary if wkb is not None]) if binary is not None else []
@@ -187,15 +185,14 @@ def _projected(polygons: np.ndarray, crs: str, georef: GeoRef, shape: tuple[int,
     """Polygons near a raster, in the raster's CRS."""
     import shapely
     from rasterio.crs import CRS
-    from rasterio.transform import Affine
     from rasterio.warp import transform, transform_bounds
 
     own, raster = CRS.from_user_input(crs), CRS.from_wkt(georef.crs)
     if own == raster:
         return list(polygons)
     height, width = shape
-    corners = [Affine(*georef.transform) * corner for corner in ((0, 0), (0, height), (width, 0), (width, height))]
-    xs, ys = zip(*corners, strict=True)
+    corners = np.array([(0, 0), (width, 0), (0, height), (width, height)])
+    xs, ys = _applied(georef.transform, corners).T.tolist()
     # Only what lies near is projected: elsewhere it may not even be possible.
     left, bottom, right, top = transform_bounds(raster, own, min(xs), min(ys), max(xs), max(ys))
     margin = max(right - left, top - bottom) / 10
@@ -210,11 +207,18 @@ def _projected(polygons: np.ndarray, crs: str, georef: GeoRef, shape: tuple[int,
     return [part for g in dense for part in _polygons(shapely.make_valid(shapely.transform(g, project)))]
 
 
-def _moved(polygon: Any, affine: Any) -> Any:
+def _moved(polygon: Any, affine: Sequence[float]) -> Any:
     import shapely
 
-    moved = shapely.transform(polygon, lambda points: np.stack(affine * (points[:, 0], points[:, 1]), axis=1))
+    moved = shapely.transform(polygon, lambda points: _applied(affine, points))
     return moved if shapely.is_valid(moved) else shapely.make_valid(moved)
+
+
+def _applied(affine: Sequence[float], points: np.ndarray) -> np.ndarray:
+    """(n, 2) points x, y under the affine a, b, c, d, e, f of GeoRef."""
+    a, b, c, d, e, f = affine[:6]
+    x, y = points.T
+    return np.stack([a * x + b * y + c, d * x + e * y + f], axis=1)
 
 
 def _polygons(geometry: Any) -> list[Any]:
