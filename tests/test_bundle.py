@@ -56,6 +56,16 @@ def test_a_loaded_bundle_computes_exactly_what_the_saved_one_did(folder: Path, m
     assert head["recipe"]["model"] == "unet"
 
 
+def test_the_ground_resolution_travels_and_older_bundles_have_none(folder: Path, model: Segmentor) -> None:
+    Bundle(model, LABELS, 256, gsd=0.3).save(folder, overwrite=True)
+    assert load(folder).gsd == 0.3
+    edit(folder, lambda head: head.pop("gsd"))
+    assert load(folder).gsd is None
+    for wrong in (0, -0.3, float("nan")):
+        with pytest.raises(WeightsError, match=r"bundle: gsd .* must be positive, the metres of a pixel on the ground"):
+            Bundle(model, LABELS, 256, gsd=wrong)
+
+
 @pytest.mark.parametrize("name", ["model.yaml", "weights.safetensors", "card.json"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()

@@ -4,6 +4,7 @@ It is the only thing that crosses from training to the field.
 """
 
 import json
+import math
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ class Bundle:
         tile: side in pixels of the square it was trained on; prediction uses the same by default.
         card: free plain data for people: metrics, date, version.
         resize: (H, W) that its training photos were resized to; None: they kept their size.
+        gsd: metres on the ground per pixel that it was trained at, > 0; None: not known, rasters are taken as they are.
     """
 
     model: Segmentor
@@ -45,6 +47,7 @@ class Bundle:
     tile: int
     card: dict[str, Any] = field(default_factory=dict)
     resize: tuple[int, int] | None = None
+    gsd: float | None = None
 
     def __post_init__(self) -> None:
         if self.model.num_classes != len(self.labels):
@@ -54,6 +57,8 @@ class Bundle:
             )
         if self.tile < 1:
             raise WeightsError(f"bundle: tile {self.tile} must be at least 1 pixel")
+        if self.gsd is not None and not 0 < self.gsd < math.inf:
+            raise WeightsError(f"bundle: gsd {self.gsd} must be positive, the metres of a pixel on the ground: 0.3")
 
     @property
     def spec(self) -> InputSpec:
@@ -82,6 +87,7 @@ class Bundle:
             "labels": self.labels.to_dict(),
             "tile": self.tile,
             "resize": list(self.resize) if self.resize else None,
+            "gsd": self.gsd,
         }
         card = {"visionapps": __version__, "created": datetime.now(UTC).isoformat(timespec="seconds"), **self.card}
         # Cloned: tensors that share memory are refused by the format.
@@ -160,6 +166,7 @@ def _assemble(head: Mapping[str, Any], state: Mapping[str, Tensor], card: dict[s
     try:
         spec, labels, tile = InputSpec.from_dict(head["spec"]), LabelSpace.from_dict(head["labels"]), int(head["tile"])
         resize = (int(head["resize"][0]), int(head["resize"][1])) if head.get("resize") else None
+        gsd = None if head.get("gsd") is None else float(head["gsd"])
         model = build(head["recipe"])
     except (VisionAppsError, TypeError, ValueError, LookupError) as error:
         raise WeightsError(f"{where}: does not describe a model that can be built: {error}") from error
@@ -167,7 +174,7 @@ def _assemble(head: Mapping[str, Any], state: Mapping[str, Tensor], card: dict[s
         raise WeightsError(f"{where}: the recipe builds a model for {model.spec}, but its weights belong to {spec}")
     _fit(model, state, where)
     try:
-        return Bundle(model.eval(), labels, tile, card, resize)
+        return Bundle(model.eval(), labels, tile, card, resize, gsd)
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from error
 
