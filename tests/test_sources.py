@@ -1,6 +1,10 @@
 """Sources: which bands, which pixels are data, and what is refused."""
 
+import json
 import logging
+import threading
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +15,7 @@ from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp
+from rasterio.env import get_gdal_config
 from rasterio.transform import Affine
 
 from visionapps.errors import ConfigError, DataError
@@ -237,3 +242,130 @@ def test_every_awkward_raster_opens_or_says_why_not(
             size()
     else:
         assert size() == outcome
+
+
+def handles(source: RasterSource) -> list[Any]:
+    """The datasets that a source has open."""
+    return list(source._handles.values())
+
+
+def test_many_threads_read_at_once_each_with_a_handle_of_its_own(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pixels = pixels_of(4, height=200, width=300)
+    pixels[3] = np.random.default_rng(5).random((200, 300)) < 0.5
+    path = write(
+        tmp_path / "t.tif", pixels, crs=None, transform=None, photometric="RGB", alpha="YES", tiled=True,
+        blockxsize=32, blockysize=32, compress="deflate",
+    )  # fmt: skip
+    source = RasterSource(path, InputSpec())
+    assert source.block == (32, 32)
+    rng = np.random.default_rng(6)
+    corners = [(int(rng.integers(0, 150)), int(rng.integers(0, 200))) for _ in range(300)]
+    meeting = threading.Barrier(4)
+
+    def read_some(which: int) -> int:
+        meeting.wait()
+        wrong = 0
+        for row, col in corners[which::4]:
+            window = Window(row, col, 50, 100)
+            values, valid = source.read(window)
+            wrong += not np.array_equal(values, pixels[:3, *window.slices])
+            wrong += not np.array_equal(valid, pixels[3][window.slices] > 0)
+        return wrong
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(read_some, range(4))) == [0] * 4
+        assert len(handles(source)) == 5
+    assert caplog.text.count("no georeference") == 1, "said when it was opened, not by every thread"
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(source.read, Window(0, 0, 1, 1)).result()
+    opened = handles(source)
+    assert len(opened) == 2, "handles of threads that have ended are closed when others come"
+    source.close()
+    assert all(handle.closed for handle in opened)
+    source.close()  # twice is once
+
+
+def test_gdals_block_cache_is_bounded_while_files_are_open(tmp_path: Path) -> None:
+    before = get_gdal_config("GDAL_CACHEMAX")
+    path = write(tmp_path / "c.tif", pixels_of(3))
+    first, second = RasterSource(path, InputSpec()), RasterSource(path, InputSpec())
+    assert get_gdal_config("GDAL_CACHEMAX") == 2 * 2**24
+    first.read(Window(0, 0, 5, 5))
+    first.close()
+    first.close()
+    assert get_gdal_config("GDAL_CACHEMAX") == 2**24
+    second.close()
+    assert get_gdal_config("GDAL_CACHEMAX") == before
+
+
+def test_a_raster_in_an_archive_is_read_where_it_lies(tmp_path: Path) -> None:
+    pixels = pixels_of(3)
+    path = write(tmp_path / "in.tif", pixels)
+    with zipfile.ZipFile(tmp_path / "flight.zip", "w") as archive:
+        archive.write(path, "may/in.tif")
+    name = f"/vsizip/{tmp_path}/flight.zip/may/in.tif"
+    source = open_source(name, InputSpec())
+    assert np.array_equal(source.read(Window(0, 0, 20, 30)).values, pixels)
+    assert source.name == name
+    source.close()
+    with pytest.raises(DataError, match=r"flight.zip/gone.tif: cannot be opened as a raster \(.*; check the address"):
+        open_source(f"/vsizip/{tmp_path}/flight.zip/gone.tif", InputSpec())
+
+
+def test_a_mosaic_is_read_along_the_blocks_of_its_files(tmp_path: Path) -> None:
+    pixels = pixels_of(1, height=512, width=512)
+    write(tmp_path / "part.tif", pixels, tiled=True, blockxsize=256, blockysize=256)
+    (tmp_path / "all.vrt").write_text(
+        '<VRTDataset rasterXSize="512" rasterYSize="512"><VRTRasterBand dataType="Byte" band="1"><SimpleSource>'
+        '<SourceFilename relativeToVRT="1">part.tif</SourceFilename><SourceBand>1</SourceBand>'
+        "</SimpleSource></VRTRasterBand></VRTDataset>"
+    )
+    source = open_source(tmp_path / "all.vrt", ONE)
+    assert source.block == (256, 256)
+    assert np.array_equal(source.read(Window(100, 0, 300, 512)).values, pixels[:, 100:400])
+    source.close()
+
+
+def test_a_photo_with_a_world_file_lies_somewhere_and_is_one_block(tmp_path: Path) -> None:
+    rgb = np.random.default_rng(1).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    Image.fromarray(rgb).save(tmp_path / "p.png")
+    (tmp_path / "p.pgw").write_text("0.5\n0\n0\n-0.5\n400000.25\n4999999.75\n")
+    source = open_source(tmp_path / "p.png", InputSpec())
+    assert source.georef is not None
+    assert source.georef.transform == tuple(HERE)[:6]
+    assert source.block == (40, 50), "a PNG is decoded from the top"
+    assert np.array_equal(source.read(Window(3, 4, 5, 6)).values, rgb[3:8, 4:10].transpose(2, 0, 1))
+    source.close()
+
+
+def test_a_source_that_cannot_be_used_is_closed_again(tmp_path: Path) -> None:
+    before = get_gdal_config("GDAL_CACHEMAX")
+    path = write(tmp_path / "deep.tif", pixels_of(3, "uint16"))
+    with pytest.raises(DataError, match="pixels are uint16"):
+        open_source(path, InputSpec())
+    with pytest.raises(ConfigError, match="gsd -1"):
+        open_source(path, InputSpec(), scale=1000, gsd=-1)
+    with pytest.raises(DataError, match=r"gone.gpkg: no such file"):
+        open_source(path, InputSpec(), scale=1000, area=tmp_path / "gone.gpkg")
+    assert get_gdal_config("GDAL_CACHEMAX") == before
+
+
+def test_scale_resolution_and_area_work_together(tmp_path: Path) -> None:
+    pixels = np.repeat(np.repeat(pixels_of(3, "uint16", 10, 15), 2, 1), 2, 2)
+    path = write(tmp_path / "deep.tif", pixels)  # pixels of half a metre
+    area = tmp_path / "area.geojson"
+    ring = [[400002, 5000000], [400006, 5000000], [400006, 4999997], [400002, 4999997], [400002, 5000000]]
+    geometry = {"type": "Polygon", "coordinates": [ring]}
+    crs = {"type": "name", "properties": {"name": "EPSG:32633"}}
+    feature = {"type": "Feature", "properties": {}, "geometry": geometry}
+    area.write_text(json.dumps({"type": "FeatureCollection", "crs": crs, "features": [feature]}))
+    source = open_source(path, InputSpec(), scale=1000, gsd=1, area=area)
+    values, valid = source.read(Window(0, 0, *source.shape))
+    expected = np.zeros((10, 15), bool)
+    expected[:3, 2:6] = True
+    assert np.array_equal(valid, expected)
+    np.testing.assert_allclose(values[:, :3, 2:6], pixels[:, ::2, ::2][:, :3, 2:6] * 0.255, rtol=1e-5)
+    assert source.dtype == values.dtype == np.float32
+    source.close()

@@ -161,6 +161,7 @@ class _BlockCache:
 
 
 _BLOCK_CACHE = _BlockCache()
+_OPENING = threading.Lock()  # filters of warnings belong to the process, not to a thread
 
 
 def _open(name: str) -> Any:
@@ -168,7 +169,7 @@ def _open(name: str) -> Any:
     from rasterio.errors import NotGeoreferencedWarning, RasterioIOError
 
     try:
-        with warnings.catch_warnings(), rasterio.Env(**_options(name)):
+        with _OPENING, warnings.catch_warnings(), rasterio.Env(**_options(name)):
             warnings.simplefilter("ignore", NotGeoreferencedWarning)  # said once, in our words
             return rasterio.open(name)
     except RasterioIOError as error:
