@@ -1,11 +1,11 @@
 """Compiled simplification of arcs, such that neighbours keep their common edges and nothing ever crosses.
 
-Source: Douglas and Peucker (1973) chooses the corners; a chord is taken only if the area between it and the corners
-that it replaces holds no corner or node of any other boundary and none of the rest of its own (the consistency
-condition of de Berg, van Kreveld and Schirra, 1998). Such chords can be put in one by one, in any order, and the drawing
-stays free of crossings: a foreign edge that crossed the chord would have to end inside that area. What remains to be
-excluded is two chords between the same two vertices; see ``reduce_arc`` and ``pin_loop``. So every polygon stays valid and
-the map a partition, whatever the tolerance, without looking at regions at all.
+Source: the rule of Douglas and Peucker (1973) chooses the corners; a chord is taken only if the area between it and the
+corners that it replaces holds no corner or node of any other boundary and none of the rest of its own (the consistency
+condition of de Berg, van Kreveld and Schirra, 1998). Such chords can be put in one by one, in any order, and the
+drawing stays free of crossings: a foreign edge that crossed the chord would have to end inside that area. What remains
+to be excluded is two chords between the same two vertices; see ``reduce_arc`` and ``pin_loop``. So every polygon stays
+valid and the map a partition, whatever the tolerance, without looking at regions at all.
 
 All decisions are taken at the end of a row of vertices and depend on rows above it only, hence not on how the rows
 were cut into bands.
@@ -58,12 +58,13 @@ def close_loop(state: State, last: int) -> None:
         last: the corner that closed it, with the inside up to the left of it.
     """
     corners, ends, counters = state.corners, state.ends, state.counters
-    first, before_first, after_first, twice_area = last, NONE, NONE, 0
-    before, item = corners[last].b, last
+    first, before_first, after_first, twice_area = int(last), NONE, NONE, 0
+    before, item = int(corners[last].b), int(last)
     while True:
         after = beyond(corners, item, before)
         twice_area += corners[item].col * corners[after].row - corners[after].col * corners[item].row
-        if (corners[item].row, corners[item].col) < (corners[first].row, corners[first].col):
+        down = corners[item].row - corners[first].row
+        if down < 0 or (down == 0 and corners[item].col < corners[first].col):
             first, before_first, after_first = item, before, after
         before, item = item, after
         if item == last:
@@ -77,8 +78,8 @@ def close_loop(state: State, last: int) -> None:
     relink(state, after_first, first, ~outward)
     relink(state, before_first, first, ~inward)
     give(corners, counters, CORNERS, first)
-    attach(state, outward, state.quad[3])
-    attach(state, inward, state.quad[1])
+    attach(state, outward, int(state.quad[3]))
+    attach(state, inward, int(state.quad[1]))
     complete(state, outward, inward)
 
 
@@ -87,10 +88,10 @@ def simplify_queue(state: State) -> None:
     """Simplify the arcs that the current row of vertices completed."""
     ends, corners = state.ends, state.corners
     for i in range(state.counters[QUEUED]):
-        end = state.queue[i]
-        mate = ends[end].mate
+        end = int(state.queue[i])
+        mate = int(ends[end].mate)
         count = 2
-        before, item = ~end, ends[end].link
+        before, item = ~end, int(ends[end].link)
         while item >= 0:
             count += 1
             before, item = item, beyond(corners, item, before)
@@ -118,10 +119,10 @@ def reduce_arc(state: State, end: int, count: int) -> int:
             before, item = item, beyond(corners, item, before)
     if places[0, 0] == places[-1, 0] and places[0, 1] == places[-1, 1]:
         pin_loop(places, kept)
-    elif is_lens(state, end) or is_lens(state, ends[end].mate):
+    elif is_lens(state, end) or is_lens(state, int(ends[end].mate)):
         # The arc and another one enclose a region: if both became straight, it would vanish.
         kept[farthest(places, 0, count - 1)] = True
-    return reduce_chain(state, items, places, kept)
+    return int(reduce_chain(state, items, places, kept))
 
 
 @njit(**COMPILED)  # type: ignore[untyped-decorator]
@@ -133,7 +134,7 @@ def is_lens(state: State, end: int) -> bool:
     if ends[back].row != ends[mate].row or ends[back].col != ends[mate].col or ends[back].mate < 0:
         return False  # freed already, or still open: then the other arc sees this one when it is complete
     home = ends[back].mate
-    return ends[home].row == ends[end].row and ends[home].col == ends[end].col and ends[home].turn == end
+    return bool(ends[home].row == ends[end].row and ends[home].col == ends[end].col and ends[home].turn == end)
 
 
 @njit(**COMPILED)  # type: ignore[untyped-decorator]
@@ -145,17 +146,19 @@ def pin_loop(places: Any, kept: Any) -> None:
     count = len(places)
     top, right, low, left = 0, 0, 0, 0
     for i in range(1, count - 1):
-        row, col = places[i]
-        if (row, col) < (places[top, 0], places[top, 1]):
+        down, right_of = places[i, 0] - places[top, 0], places[i, 1] - places[top, 1]
+        if down < 0 or (down == 0 and right_of < 0):
             top = i
-        if (-col, row) < (-places[right, 1], places[right, 0]):
+        down, right_of = places[i, 0] - places[right, 0], places[i, 1] - places[right, 1]
+        if right_of > 0 or (right_of == 0 and down < 0):
             right = i
-        if (-row, -col) < (-places[low, 0], -places[low, 1]):
+        down, right_of = places[i, 0] - places[low, 0], places[i, 1] - places[low, 1]
+        if down > 0 or (down == 0 and right_of > 0):
             low = i
-        if (col, -row) < (places[left, 1], -places[left, 0]):
+        down, right_of = places[i, 0] - places[left, 0], places[i, 1] - places[left, 1]
+        if right_of < 0 or (right_of == 0 and down > 0):
             left = i
-    for i in (top, right, low, left):
-        kept[i] = True
+    kept[top] = kept[right] = kept[low] = kept[left] = True
     distinct = 0
     other = 0
     for i in range(1, count - 1):
@@ -177,7 +180,7 @@ def simplify_open(state: State, lower: int) -> None:
         if here == left:
             continue
         left = here
-        tip = state.tip[start[run]]
+        tip = int(state.tip[start[run]])
         if tip < 0 or corners[tip].kept:
             continue
         count = 1
@@ -215,16 +218,16 @@ def reduce_chain(state: State, items: Any, places: Any, kept: Any) -> int:
     for i in range(count):
         if places[i, 0] < oldest:
             kept[max(i - 1, 0)] = kept[i] = kept[min(i + 1, count - 1)] = True
-    kept[0 : count - 1 : _PIECE] = True
     first = 0
     for i in range(1, count):
+        kept[i] |= i % _PIECE == 0
         if kept[i]:
             if i > first + 1:
                 split(state, places, kept, first, i)
             first = i
     left, last = 0, 0
     for i in range(count):
-        item = items[i]
+        item = int(items[i])
         if not kept[i]:
             give(state.corners, state.counters, CORNERS, item)
             continue
@@ -232,8 +235,8 @@ def reduce_chain(state: State, items: Any, places: Any, kept: Any) -> int:
         if item >= 0:
             state.corners[item].kept = 1
         if i > last + 1:
-            relink(state, items[last], items[last + 1], item)
-            relink(state, item, items[i - 1], items[last])
+            relink(state, int(items[last]), int(items[last + 1]), item)
+            relink(state, item, int(items[i - 1]), int(items[last]))
         last = i
     return left
 
@@ -275,7 +278,7 @@ def distance(places: Any, first: int, last: int, i: int) -> float:
         return float(np.hypot(row, col))
     if along >= squared:
         return float(np.hypot(row - down, col - right))
-    return abs(row * right - col * down) / np.sqrt(squared)
+    return float(abs(row * right - col * down) / np.sqrt(squared))
 
 
 @njit(**COMPILED)  # type: ignore[untyped-decorator]
@@ -285,10 +288,11 @@ def is_blocked(state: State, places: Any, first: int, last: int) -> bool:
     The corners are within the tolerance of the chord, so only a strip along it is looked at.
     """
     bits = state.bits
+    top, low, leftmost, rightmost = places[first, 0], places[first, 0], places[first, 1], places[first, 1]
     for i in range(first, last + 1):
+        top, low = min(top, places[i, 0]), max(low, places[i, 0])
+        leftmost, rightmost = min(leftmost, places[i, 1]), max(rightmost, places[i, 1])
         bits[places[i, 0] % (2 * WINDOW), places[i, 1] >> 6] &= ~(np.uint64(1) << np.uint64(places[i, 1] & 63))
-    top, low = places[first : last + 1, 0].min(), places[first : last + 1, 0].max()
-    leftmost, rightmost = places[first : last + 1, 1].min(), places[first : last + 1, 1].max()
     down, right = places[last, 0] - places[first, 0], places[last, 1] - places[first, 1]
     found = False
     for row in range(top, low + 1):
@@ -302,7 +306,7 @@ def is_blocked(state: State, places: Any, first: int, last: int) -> bool:
             col = word << 6
             while rest != 0 and not found:
                 if rest & np.uint64(1) and left <= col <= end:
-                    found = is_swept(places[first : last + 1], row, col)
+                    found = is_swept(places, first, last, row, col)
                 rest >>= np.uint64(1)
                 col += 1
         if found:
@@ -313,18 +317,18 @@ def is_blocked(state: State, places: Any, first: int, last: int) -> bool:
 
 
 @njit(**COMPILED)  # type: ignore[untyped-decorator]
-def is_swept(places: Any, row: int, col: int) -> bool:
+def is_swept(places: Any, first: int, last: int, row: int, col: int) -> bool:
     """Whether a vertex that is not on a chain lies on its chord or, by even and odd, between chain and chord."""
-    down, right = places[-1, 0] - places[0, 0], places[-1, 1] - places[0, 1]
-    side = right * (row - places[0, 0]) - down * (col - places[0, 1])
-    along = right * (col - places[0, 1]) + down * (row - places[0, 0])
+    down, right = places[last, 0] - places[first, 0], places[last, 1] - places[first, 1]
+    side = right * (row - places[first, 0]) - down * (col - places[first, 1])
+    along = right * (col - places[first, 1]) + down * (row - places[first, 0])
     if side == 0 and 0 <= along <= right * right + down * down:
         return True
     inside = False
-    for i in range(len(places) - 1):
+    for i in range(first, last):
         high, low = places[i, 0], places[i + 1, 0]
         if (high <= row) != (low <= row) and places[i, 1] > col:  # cracks upright and to the right of it
             inside = not inside
-    if (places[0, 0] <= row) != (places[-1, 0] <= row) and (side > 0) == (down > 0):
+    if (places[first, 0] <= row) != (places[last, 0] <= row) and (side > 0) == (down > 0):
         inside = not inside
     return inside

@@ -84,7 +84,7 @@ def advance(state: State, labels: Any, confidence: Any, areas: Any, begin: int) 
         if row % DRAIN_ROWS == 0 or counters[POINTS] >= DRAIN_POINTS or counters[PENDING] >= DRAIN_REGIONS:
             counters[DUE] = 1
             return i + 1
-    return labels.shape[0]
+    return int(labels.shape[0])
 
 
 @njit(**COMPILED)  # type: ignore[untyped-decorator]
@@ -127,7 +127,7 @@ def join_runs(state: State, confidence: Any, area: float, lower: int) -> None:
         touching = above
         while state.start[upper, touching] < last:
             if state.label[upper, touching] == label[run]:
-                found = root(regions, state.region[upper, touching])
+                found = root(regions, int(state.region[upper, touching]))
                 own = found if own < 0 else join(state, own, found)
             touching += 1
         if own < 0:
@@ -149,7 +149,7 @@ def join_runs(state: State, confidence: Any, area: float, lower: int) -> None:
 def new_region(state: State, label: int) -> int:
     """A region without pixels."""
     regions = state.regions
-    region = take(regions, state.counters, REGIONS)
+    region = int(take(regions, state.counters, REGIONS))
     regions[region].parent = region
     regions[region].label = label
     regions[region].head = regions[region].tail = -1
@@ -259,7 +259,8 @@ def place_node(state: State, col: int, cracks: int) -> None:
     """End the arcs that arrive from above and from the left, begin those that leave, and note how walkers go on."""
     tip, other, ends, arms = state.tip, state.other, state.ends, state.arms
     across = len(tip) - 1
-    for direction in (0, 3, 1, 2):  # arrivals first: what leaves to the right takes the place of what came from the left
+    # Arrivals first: what leaves to the right takes the place of what came from the left.
+    for direction in (0, 3, 1, 2):
         arms[direction] = -1
         if not cracks >> direction & 1:
             continue

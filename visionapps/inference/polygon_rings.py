@@ -13,7 +13,6 @@ from numba import njit
 
 from visionapps.inference.polygon_state import (
     COMPILED,
-    NONE,
     PENDING,
     POINTS,
     REGIONS,
@@ -61,9 +60,9 @@ def take_rings(state: State) -> Rings:
 def write_regions(state: State, out: Rings) -> Any:
     """Write all pending regions and free them; gives the numbers of vertices and rings written."""
     regions, counters = state.regions, state.counters
-    points = rings = 0
+    points, rings = 0, 0
     for i in range(counters[PENDING]):
-        region = state.pending[i]
+        region = int(state.pending[i])
         out.labels[i], out.pixels[i] = regions[region].label, regions[region].pixels
         out.areas[i] = regions[region].area
         if regions[region].voters > 0:
@@ -81,19 +80,19 @@ def write_region(state: State, out: Rings, region: int, points: int, rings: int)
     """Write the rings of a region behind those already there; gives the new numbers of vertices and rings."""
     ends, regions = state.ends, state.regions
     state.counters[SERIAL] += 1
-    end = regions[region].head
+    end = int(regions[region].head)
     while end >= 0:
         ends[end].mark = state.counters[SERIAL]
         end = ends[end].next
     first_ring, first_point = rings, points
-    end = regions[region].head
+    end = int(regions[region].head)
     while end >= 0:
         if ends[end].mark == state.counters[SERIAL]:
             begin = points
             points = write_ring(state, out.points, end, points)
             rings += 1
             out.rings[rings] = points
-            if is_clockwise(out.points[begin:points]) and rings > first_ring + 1:
+            if is_clockwise(out.points, begin, points) and rings > first_ring + 1:
                 bring_forward(out, first_ring, rings, first_point, begin)
         end = ends[end].next
     return points, rings
@@ -127,27 +126,38 @@ def write_ring(state: State, points: Any, start: int, count: int) -> int:
             end = across
         if end == start:
             break
-    points[count] = points[first]
+    points[count, 0], points[count, 1] = points[first, 0], points[first, 1]
     return count + 1
 
 
 @njit(**COMPILED)  # type: ignore[untyped-decorator]
-def is_clockwise(points: Any) -> bool:
-    """Whether a ring of (n, 2) col and row runs clockwise on the screen."""
+def is_clockwise(points: Any, begin: int, end: int) -> bool:
+    """Whether the ring of the points [begin, end) runs clockwise on the screen."""
     twice_area = 0.0
-    for i in range(len(points) - 1):
+    for i in range(begin, end - 1):
         twice_area += points[i, 0] * points[i + 1, 1] - points[i + 1, 0] * points[i, 1]
     return twice_area > 0
 
 
 @njit(**COMPILED)  # type: ignore[untyped-decorator]
+def reverse(points: Any, begin: int, end: int) -> None:
+    """Turn the order of the points [begin, end) round."""
+    end -= 1
+    while begin < end:
+        for axis in range(2):
+            points[begin, axis], points[end, axis] = points[end, axis], points[begin, axis]
+        begin += 1
+        end -= 1
+
+
+@njit(**COMPILED)  # type: ignore[untyped-decorator]
 def bring_forward(out: Rings, first_ring: int, rings: int, first_point: int, begin: int) -> None:
     """Move the last ring of a region, which is its outline, before the others."""
-    outline = out.points[begin : out.rings[rings]].copy()
-    size = len(outline)
-    for i in range(begin - 1, first_point - 1, -1):
-        out.points[i + size] = out.points[i]
-    out.points[first_point : first_point + size] = outline
+    end = out.rings[rings]
+    size = end - begin
+    reverse(out.points, first_point, end)
+    reverse(out.points, first_point, first_point + size)
+    reverse(out.points, first_point + size, end)
     for ring in range(rings - 1, first_ring, -1):
         out.rings[ring] = out.rings[ring - 1] + size
     out.rings[first_ring + 1] = first_point + size

@@ -123,19 +123,19 @@ def grown(state: State) -> State:
 @njit(**COMPILED)  # type: ignore[untyped-decorator]
 def has_room(pool: Any, counters: Any, at: int, wanted: int) -> bool:
     """Whether a pool has so many free items."""
-    return len(pool) - counters[at + 1] + counters[at + 2] >= wanted
+    return bool(len(pool) - counters[at + 1] + counters[at + 2] >= wanted)
 
 
 @njit(**COMPILED)  # type: ignore[untyped-decorator]
 def take(pool: Any, counters: Any, at: int) -> int:
     """An item of a pool, with whatever it held before."""
-    head = counters[at]
+    head = int(counters[at])
     if head >= 0:
         counters[at] = pool[head].row
         counters[at + 2] -= 1
         return head
     counters[at + 1] += 1
-    return counters[at + 1] - 1
+    return int(counters[at + 1]) - 1
 
 
 @njit(**COMPILED)  # type: ignore[untyped-decorator]
@@ -150,7 +150,7 @@ def give(pool: Any, counters: Any, at: int, item: int) -> None:
 def new_end(state: State, row: int, col: int) -> int:
     """An end at a vertex, of an arc that is not complete."""
     ends = state.ends
-    end = take(ends, state.counters, ENDS)
+    end = int(take(ends, state.counters, ENDS))
     ends[end].row, ends[end].col, ends[end].link = row, col, NONE
     ends[end].mate = ends[end].cross = ends[end].next = -1
     ends[end].done = ends[end].mark = 0
@@ -162,7 +162,7 @@ def root(regions: Any, region: int) -> int:
     """The region that this one has become part of."""
     while regions[region].parent != region:
         regions[region].parent = regions[regions[region].parent].parent
-        region = regions[region].parent
+        region = int(regions[region].parent)
     return region
 
 
@@ -180,7 +180,7 @@ def relink(state: State, item: int, old: int, new: int) -> None:
 @njit(**COMPILED)  # type: ignore[untyped-decorator]
 def beyond(corners: Any, item: int, before: int) -> int:
     """The neighbour of a corner that is not ``before``."""
-    return corners[item].b if corners[item].a == before else corners[item].a
+    return int(corners[item].b if corners[item].a == before else corners[item].a)
 
 
 @njit(**COMPILED)  # type: ignore[untyped-decorator]

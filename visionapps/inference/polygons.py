@@ -3,6 +3,7 @@
 Shapes: h W rows of a map W columns wide, P polygons, R rings, V vertices.
 """
 
+import itertools
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -57,7 +58,7 @@ class Polygons:
     def __iter__(self) -> Iterator[Polygon]:
         for i in range(len(self)):
             bounds = self.rings[self.parts[i] : self.parts[i + 1] + 1]
-            rings = tuple(self.points[a:b] for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+            rings = tuple(self.points[a:b] for a, b in itertools.pairwise(bounds))
             yield Polygon(
                 int(self.labels[i]), rings, int(self.pixels[i]), float(self.areas[i]), float(self.confidences[i])
             )
@@ -81,8 +82,8 @@ class Polygoniser:
         """
         Args:
             width: W, columns of the map.
-            simplify_px: how far an outline may stray from the sides of the pixels, in pixels. 0 gives the exact outline;
-                1 straightens the stairs of slanted edges and leaves everything wider than a pixel where it is.
+            simplify_px: how far an outline may stray from the sides of the pixels, in pixels. 0 gives the exact
+                outline; 1 straightens the stairs of slanted edges.
             min_area: regions with less are left out, and the place where they were stays empty. In the unit of the
                 areas given to ``add``.
             classes: labels that become polygons; None: all. Pixels of others are treated like no data.
