@@ -60,7 +60,7 @@ def make_reading(bundle: "Bundle", options: argparse.Namespace) -> "Reading":
     gsd = getattr(options, "gsd", None)
     return Reading(
         bundle.spec,
-        bands=tuple(band_list(options.bands) or ()) or None,
+        bands=tuple(listed(options.bands)) or None,
         scale=options.scale,
         nodata=options.nodata,
         gsd=bundle.gsd if gsd is None else gsd or None,
@@ -109,9 +109,9 @@ def make_predictor(bundle: "Bundle", options: argparse.Namespace) -> "Predictor"
     )
 
 
-def band_list(text: str | None) -> list[str] | None:
-    """The bands named by --bands."""
-    return [band.strip() for band in text.split(",") if band.strip()] if text else None
+def listed(text: str | None) -> list[str]:
+    """The words of a list such as red,green,blue."""
+    return [word.strip() for word in (text or "").split(",") if word.strip()]
 
 
 def numbers(text: str, option: str) -> tuple[float, ...]:

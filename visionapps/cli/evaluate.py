@@ -75,7 +75,7 @@ def _of_bundle(options: argparse.Namespace) -> "tuple[Sequence[str], Scores, int
 
 
 def _of_folders(bundle: "Bundle", options: argparse.Namespace) -> "tuple[Scores, int]":
-    from visionapps.cli.compute import band_list, make_predictor
+    from visionapps.cli.compute import listed, make_predictor
     from visionapps.data.dataset import find_pairs
     from visionapps.inference.evaluation import evaluate_files, require_same_classes
     from visionapps.inference.sources import open_source
@@ -87,7 +87,7 @@ def _of_folders(bundle: "Bundle", options: argparse.Namespace) -> "tuple[Scores,
     if problems:
         raise ConfigError(f"{problems[0].message} ({len(problems)} such files)")
     pairs = [(pair.image, pair.mask) for pair in found if pair.mask is not None]
-    bands = band_list(options.bands)
+    bands = listed(options.bands) or None
     scores = evaluate_files(
         make_predictor(bundle, options),
         _bar(pairs),

@@ -58,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("files")
     group.add_argument("--vectors", choices=VECTORS, help="draw polygons, too, in this format")
+    group.add_argument("--vector-classes", metavar="C,C,...", help="names of the classes to draw polygons of (all)")
     group.add_argument("--simplify", type=float, default=1.0, metavar="PX", help="tolerance of their outlines (1)")
     group.add_argument("--min-area", type=float, default=0.0, metavar="M2", help="leave out smaller polygons (0)")
     group.add_argument(
@@ -128,13 +129,13 @@ def _jobs(options: argparse.Namespace) -> "list[Job]":
 
 
 def _prepare(options: argparse.Namespace) -> "tuple[Order, Engine, Surveyor]":
-    from visionapps.cli.compute import make_computing, make_reading
+    from visionapps.cli.compute import listed, make_computing, make_reading
     from visionapps.inference.draw import Order
     from visionapps.inference.geotiff import MapOptions
     from visionapps.inference.survey import Surveyor
     from visionapps.inference.vectors import VectorOptions
 
-    extras = [extra.strip() for extra in (options.scores or "").split(",") if extra.strip()]
+    extras = listed(options.scores)
     if options.vectors and "confidence" not in extras:
         extras.append("confidence")  # of each polygon
     computing = make_computing(options, tuple(extras))
@@ -143,7 +144,7 @@ def _prepare(options: argparse.Namespace) -> "tuple[Order, Engine, Surveyor]":
     maps = MapOptions(
         overwrite=options.overwrite, compression=options.compress, overviews=options.overviews, cog=options.cog
     )
-    vectors = VectorOptions(tolerance_px=options.simplify, min_area_m2=options.min_area)
+    vectors = VectorOptions(options.simplify, options.min_area, tuple(listed(options.vector_classes)) or None)
     order = Order(reading, computing, bundles[0].labels, maps, vectors)
     engine = computing.engine(bundles)
     return order, engine, Surveyor(reading, engine.network, computing.settled(bundles), products=computing.products)

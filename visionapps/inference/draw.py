@@ -145,6 +145,7 @@ class Desk:
                 products=order.computing.products,
                 identity=self._identity(sheet),
                 options=order.options,
+                vectors=order.vectors,
             )
             opened = _Open(sheet, source, drawing, [])
             self._open[sheet.key] = opened

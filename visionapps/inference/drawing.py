@@ -22,6 +22,7 @@ from visionapps.inference.journal import Journal, left_by_a_kill
 from visionapps.inference.products import Band, Products
 from visionapps.inference.sinks import Sink, mask_file, overlay_file, scores_file
 from visionapps.inference.sources import Source
+from visionapps.inference.vectors import VectorOptions, vector_file
 from visionapps.structures import InputSpec, LabelSpace
 
 _SIDE_FILES = (".aux.xml", ".ovr", ".msk")  # that GIS programs keep beside a raster; they belong to the old one
@@ -94,6 +95,7 @@ class Drawing:
         products: Products | None = None,
         identity: Mapping[str, Any] | None = None,
         options: MapOptions | None = None,
+        vectors: VectorOptions | None = None,
     ) -> None:
         """
         Args:
@@ -105,7 +107,8 @@ class Drawing:
             identity: everything that decides the pixels, as plain data for JSON: finished bands are then kept in a
                 journal, and a later run of the same identity goes on from there. None: nothing is kept (a scene that
                 is drawn in a moment).
-            options: how the files are written.
+            options: how pictures are written.
+            vectors: how polygons are drawn.
 
         Raises:
             OutputError: a file exists already, another run draws the same scene, or a journal of other settings is
@@ -113,7 +116,7 @@ class Drawing:
         """
         self._job, self._source = job, source
         self._labels, self._spec, self._products = labels, spec, products or Products()
-        self._options = options or MapOptions()
+        self._options, self._vectors = options or MapOptions(), vectors
         job.refuse_existing(self._options.overwrite)
         self._stack = ExitStack()
         self._sinks: list[Sink] | None = None  # opened by the first band that can be written
@@ -215,6 +218,12 @@ class Drawing:
             yield overlay_file(folder / job.overlay.name, source, self._labels, spec=self._spec, options=options)
         if job.scores:
             yield scores_file(folder / job.scores.name, source, self._products.names(self._labels), options=options)
+        if job.vectors:
+            extras = self._products.extras
+            # Quantities that are one plane each stand before the classes' probabilities.
+            plane = 1 + extras.index("confidence") if "confidence" in extras else None
+            path = folder / job.vectors.name
+            yield vector_file(path, source, self._labels, options=self._vectors, confidence=plane)
 
     def _stage(self) -> Path:
         """Make the folder where files lie until all are complete."""
