@@ -53,7 +53,7 @@ def write_raster(path: Path, image: np.ndarray, nodata_rows: int = 0) -> None:
 
 
 def by_hand(model: Segmentor, image: np.ndarray) -> np.ndarray:
-    predictor = Predictor(model, tile=64, device="cpu")
+    predictor = Predictor(model, device="cpu")
     return np.concatenate([band for _, band in predictor.segment(ArraySource(np.moveaxis(image, -1, 0)))])
 
 
