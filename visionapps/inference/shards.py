@@ -10,6 +10,7 @@ from visionapps.inference.work import Part, Task
 _ROWS = 8  # tile rows of a piece: it draws one more for its overlap, so that this costs an eighth at most
 _AHEAD = 32  # parts per worker that are looked at to know how much work there is
 _TILES = 64  # of small scenes in one task: below, handing it out would cost more than waiting for it
+_FEW = 32  # tiles of a scene: below, it is not worth a cut
 _PARTS = 32  # in one task, so that it always fits into a pipe
 
 
@@ -54,7 +55,9 @@ def _cut(waiting: deque[Part], share: int, workers: int) -> int:
     scene = len(part.plan.rows.starts)
     if scene >= 2 * _ROWS * workers:
         wanted = max(_ROWS, share // columns)
-    elif len(waiting) < workers:  # the last scenes of a run: better a row computed twice than a worker without work
+    elif (
+        len(waiting) < workers and _tiles(part) >= _FEW
+    ):  # the last scenes of a run: better a row computed twice than a worker without work
         wanted = max(2, -(-scene // workers))
     else:
         return rows
