@@ -196,8 +196,10 @@ def test_the_default_tile_shrinks_until_a_wide_raster_fits_the_budget() -> None:
     assert choose((6000, 6000), footprint, tile=256, overlap=64).rows.overlap == 64
     assert choose((6000, 6000), footprint, tile=2048, budget=0).rows.tile > 1024, "a size asked for stays"
     exact = choose((6000, 6000), footprint, halo=100, budget=10**10)
-    assert (exact.rows.exact, exact.rows.tile, exact.rows.overlap) == (True, 2048, 256)
+    assert (exact.rows.exact, exact.rows.tile, exact.rows.overlap) == (True, 1024, 256)
     assert choose((6000, 6000), footprint, halo=100, budget=0).rows.tile == 512
+    assert choose((9000, 9000), footprint, halo=539, budget=10**11).rows.tile == 8 * 544
+    assert choose((9000, 9000), footprint, halo=539, budget=0).rows.tile == 4 * 544
 
 
 def test_settings_that_cannot_work_are_named() -> None:

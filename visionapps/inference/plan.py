@@ -17,7 +17,9 @@ MOST_REPEATED = (
     1.15  # pixels computed per pixel of the raster that a fitted plan may cost to keep its tiles of one size
 )
 _FEW = 4  # tiles on an axis that rounding their size to the multiple cannot make much dearer
-_SMALLER = (1, 3 / 4, 1 / 2, 3 / 8, 1 / 4)  # of TILE, tried in turn where memory is short
+# Tried in turn where memory is short: shares of TILE, and in exact mode halos in a tile if that is more. A tile of 8
+# halos computes 1.8 times what it draws, one of 4, the least that is possible, 4 times.
+_SMALLER = ((1, 8), (3 / 4, 6), (1 / 2, 5), (3 / 8, 4), (1 / 4, 4))
 
 
 @dataclass(frozen=True)
@@ -244,8 +246,8 @@ def choose(
     Args:
         shape: (H, W) of the raster.
         footprint: what its pixels weigh.
-        tile: the largest side in pixels; None: the largest up to TILE (in exact mode up to twice TILE) that keeps
-            within the budget, or the smallest tried.
+        tile: the largest side in pixels; None: the largest up to TILE (in exact mode more, where the halo asks for
+            it) that keeps within the budget, or the smallest tried.
         overlap: pixels that neighbours share; None: ``default_overlap``. Of no meaning in exact mode.
         halo: exact mode with this many pixels around; None: blended.
         multiple: the coarsest stride of the model.
@@ -254,12 +256,11 @@ def choose(
     Raises:
         ConfigError: tile, overlap or halo do not go together.
     """
-    largest = TILE if halo is None else max(2 * TILE, 4 * _round_up(halo, multiple))
-    sizes = [tile] if tile else [_round_up(int(largest * share), multiple) for share in _SMALLER]
-    if halo is not None and not tile:
-        sizes = [size for size in sizes if size >= 4 * _round_up(halo, multiple)]
-    layouts = (_layout(shape, size, overlap, halo=halo, multiple=multiple) for size in sizes)
-    for layout in layouts:
+    margin = _round_up(halo or 0, multiple)
+    offered = (max(_round_up(int(TILE * share), multiple), margins * margin) for share, margins in _SMALLER)
+    sizes = [tile] if tile else list(offered)
+    for size in sizes:
+        layout = _layout(shape, size, overlap, halo=halo, multiple=multiple)
         if memory(layout, footprint).total <= budget:
             break
     return layout
