@@ -335,8 +335,12 @@ def test_a_photo_with_a_world_file_lies_somewhere_and_is_one_block(tmp_path: Pat
     source = open_source(tmp_path / "p.png", InputSpec())
     assert source.georef is not None
     assert source.georef.transform == tuple(HERE)[:6]
-    assert source.block == (40, 50), "a PNG is decoded from the top"
     assert np.array_equal(source.read(Window(3, 4, 5, 6)).values, rgb[3:8, 4:10].transpose(2, 0, 1))
+    source.close()
+    Image.fromarray(rgb).save(tmp_path / "j.jpg")
+    (tmp_path / "j.jgw").write_text("0.5\n0\n0\n-0.5\n400000.25\n4999999.75\n")
+    source = open_source(tmp_path / "j.jpg", InputSpec())
+    assert source.block == (40, 50), "it is decoded from the top"
     source.close()
 
 

@@ -17,6 +17,7 @@ from visionapps.structures import GeoRef
 from visionapps.windows import Window
 
 _MOST = 2**22  # source pixels that are read at a time
+_HALF = 0.4999  # of a pixel has to be valid, but for rounding
 _DEEP = 4  # bytes per value from which on float32 sums would lose digits
 
 
@@ -67,7 +68,7 @@ class ResampledSource:
         rows, top, height = _within(self._rows, begin, end, self._source.shape[0])
         cols, left, width = _within(self._cols, window.col, window.col_end, self._source.shape[1])
         source = Pixels(*map(np.ascontiguousarray, self._source.read(Window(top, left, height, width))))
-        room = np.empty((len(self.bands) + 2, width), np.float64 if self.dtype.itemsize >= _DEEP else np.float32)
+        room = np.empty((len(self.bands) + 1, width), np.float64 if self.dtype.itemsize >= _DEEP else np.float32)
         _weigh(source, rows, cols, result, part.start, room, self.dtype.kind != "f")
 
 
@@ -114,7 +115,7 @@ def _compiled(function: Any) -> Any:
 
 @_compiled
 def _weigh(source: Any, rows: Any, cols: Any, result: Any, top: Any, room: Any, rounded: Any) -> None:
-    """Weighted means of the valid pixels; a pixel of the result is valid where they weigh at least a half.
+    """Weighted means of the valid pixels; a pixel of the result is valid where they make up at least half of it.
 
     Args:
         source: Pixels, (C, H, W) and (H, W).
@@ -122,7 +123,7 @@ def _weigh(source: Any, rows: Any, cols: Any, result: Any, top: Any, room: Any, 
         cols: Taps of the w columns.
         result: Pixels, (C, h, w) and (h, w), of which the rows from ``top`` on are filled.
         top: first of the n rows.
-        room: (C + 2, W) float, for a row of sums, of the weights of valid pixels, and of how many are not valid.
+        room: (C + 1, W) float, for a row of sums and of the weights of valid pixels.
         rounded: whether the result is of whole numbers.
     """
     values, valid = source
@@ -136,27 +137,23 @@ def _weigh(source: Any, rows: Any, cols: Any, result: Any, top: Any, room: Any, 
             for x in range(width):
                 if valid[row, x]:
                     room[bands, x] += weight
-                else:
-                    room[bands + 1, x] += 1
             for c in range(bands):
                 for x in range(width):
                     if valid[row, x]:
                         room[c, x] += weight * values[c, row, x]
         for x in range(len(cols.first)):
-            total = missing = room[0, 0] * 0
+            total = room[0, 0] * 0
             for t in range(cols.weights.shape[1]):
                 weight, col = cols.weights[x, t], cols.first[x] + t
                 if weight != 0 and col < width:
                     total += weight * room[bands, col]
-                    missing += room[bands + 1, col]
-            result.valid[top + y, x] = total >= 0.5
+            result.valid[top + y, x] = total >= _HALF
             for c in range(bands):
                 mean = room[0, 0] * 0
                 for t in range(cols.weights.shape[1]):
                     weight, col = cols.weights[x, t], cols.first[x] + t
                     if weight != 0 and col < width:
                         mean += weight * room[c, col]
-                # Weights sum to 1 but for rounding: where nothing is missing, dividing would only add to that.
-                if missing > 0:
-                    mean = mean / total if total > 0 else mean
+                if total > 0:
+                    mean /= total
                 result.values[c, top + y, x] = np.floor(mean + 0.5) if rounded else mean

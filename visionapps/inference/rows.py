@@ -66,11 +66,10 @@ def tile_rows(
     """
     wanted = range(len(plan.rows.starts)) if rows is None else rows
     needs = [_reflected(np.arange(*plan.rows.extent(index)), plan.rows.length) for index in wanted]
-    # Reflection at the bottom reaches back above the last tile, so what a row needs is not always below the one before.
-    lowest = [*np.minimum.accumulate([need.min() for need in reversed(needs)])[::-1], plan.rows.length]
+    lowest = [*(int(need.min()) for need in needs), plan.rows.length]  # rises: what is above is needed no more
     free: deque[Pixels] = deque()
     with ExitStack() as stack:
-        reader = _Reader(source, int(lowest[0]), threads=threads, fill=fill, stack=stack)
+        reader = _Reader(source, lowest[0], threads=threads, fill=fill, stack=stack)
         kept: list[_Piece] = []
         for position, (index, need) in enumerate(zip(wanted, needs, strict=True)):
             row = _take(free, source, plan, index)
@@ -175,7 +174,7 @@ def _put(piece: _Piece, row: TileRow, need: np.ndarray, *, left: int) -> None:
 def _tail(piece: _Piece, first: int) -> _Piece | None:
     """What is left of a piece from a row on: a view, or a copy once more than half of the memory is of no use."""
     window, (values, valid), held = piece
-    skip = int(first) - window.row
+    skip = first - window.row
     if skip <= 0:
         return piece
     if skip >= window.height:
