@@ -37,8 +37,8 @@ def reach(model: Segmentor) -> Reach:
     """Measure how far the edge of a tile disturbs what a model draws inside it.
 
     One stride of pixels at an end of a probe image is NaN; every logit that becomes NaN depends on it, whatever the
-    weights are, since NaN times zero is NaN. All four ends are tried, and the probe grows once if that
-    reaches beyond its middle. Then a random image is compared with crops of it, which finds models that look only so far but see the
+    weights are, since NaN times zero is NaN. All four ends are tried, and the probe grows once if that reaches beyond
+    its middle. Then a random image is compared with crops of it, which finds models that look only so far but see the
     same pixels differently elsewhere (windows of attention, maps stretched from corner to corner).
 
     Args:
