@@ -56,7 +56,7 @@ class _Whole(Decoder):
 def make_engine(model: Clocked, classes: int, tiling: Tiling, *, precision: Precision = "fp32") -> Engine:
     """The engine on one CPU thread around a network that takes floats in [0, 1]."""
     network = Network([Segmentor(_Picture(), _Whole(model), classes)], device="cpu", precision=precision)
-    return Engine(network, batch=tiling.batch_for(network))
+    return Engine(network, batch=tiling.batch)
 
 
 def draw_maps(engine: Engine, tiling: Tiling, maps: Iterable[tuple[Opening, Path]]) -> None:

@@ -24,6 +24,9 @@ from visionapps.inference.threads import Clock, read_ahead
 READ, COMPUTE, MERGE = "reading", "network", "merging"  # stages of the clock
 WAIT_READ = "waiting for pixels"
 _AHEAD = 2  # tile rows that wait for the network: one hides the reading, two hide its jitter
+# Pixels per call of the network. A CPU is as fast with one tile of 1024 px as with more, and needs less memory; a GPU
+# wants enough work per launch.
+_CPU_PIXELS, _GPU_PIXELS = 2**20, 2**24
 _HELD = 4  # batches' worth of tiles, skipped ones included, that wait for a batch to fill; each holds its row
 
 
@@ -92,22 +95,25 @@ class _Fetching(NamedTuple):
 class Engine:
     """Runs a network over scenes. Results depend neither on the batch size nor on what else is in the run."""
 
-    def __init__(self, network: Network, *, batch: int, products: Products | None = None, threads: int = 1) -> None:
+    def __init__(
+        self, network: Network, *, batch: int | None = None, products: Products | None = None, threads: int = 1
+    ) -> None:
         """
         Args:
             network: what computes scores.
-            batch: tiles per call of the network, >= 1.
+            batch: tiles per call of the network, >= 1; None: as many as keep the device busy.
             products: what is drawn; None: labels only.
             threads: that decode a row of blocks at a time, >= 1.
 
         Raises:
             ConfigError: a number is out of range.
         """
-        if batch < 1:
+        if batch is not None and batch < 1:
             raise ConfigError(f"batch {batch}: must be at least 1 tile")
         self.network = network
         self.products = products or Products()
-        self.batch = batch
+        self._batch = batch
+        self._pixels = _GPU_PIXELS if network.device.type == "cuda" else _CPU_PIXELS
         self.threads = threads
         self.tally = Tally()
         self.progress: Callable[[int], None] | None = None  # told how many tiles more are done, after each batch
@@ -200,12 +206,20 @@ class Engine:
 
     def _full(self, waiting: list[_Tile], tile: _Tile) -> bool:
         """Whether a tile has no place in the batch: it is full, or of another shape or type, or holds too many rows."""
-        if len(waiting) >= _HELD * self.batch:
-            return True
         wanted = [t for t in waiting if t.columns is not None]
+        most = self._most(wanted[0] if wanted else tile)
+        if len(waiting) >= _HELD * most:
+            return True
         if tile.columns is None or not wanted:
             return False
-        return len(wanted) >= self.batch or _form(wanted[0]) != _form(tile)
+        return len(wanted) >= most or _form(wanted[0]) != _form(tile)
+
+    def _most(self, tile: _Tile) -> int:
+        """Tiles of this size per call of the network."""
+        if self._batch is not None:
+            return self._batch
+        pixels = 0 if tile.columns is None else tile.row.values.shape[1] * (tile.columns.stop - tile.columns.start)
+        return max(1, self._pixels // max(1, pixels)) if pixels else 1
 
     def _flush(self, waiting: list[_Tile]) -> Iterator[_Fetching]:
         """Compute a batch, and merge its tiles and the skipped ones between them in order."""

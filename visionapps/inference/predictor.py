@@ -40,7 +40,7 @@ class Predictor:
             tile: side of the squares that the model sees, in pixels; see Tiling.
             overlap: pixels that neighbouring tiles share and blend; see Tiling.
             device: "auto" (CUDA if there is one), or a name for torch.device.
-            batch: tiles per call of the model, >= 1; see Tiling.
+            batch: tiles per call of the model, >= 1; None: as many as keep the device busy.
             precision: see Network.
             resize: (H, W) that the model's training photos were resized to: photos are, too, and their labels are
                 drawn at the photo's own size. Georeferenced rasters keep their resolution.
@@ -51,7 +51,7 @@ class Predictor:
         network = Network([model], device=device, precision=precision)
         self._tiling = Tiling(tile, overlap, batch)
         self._resize = resize
-        self._engine = Engine(network, batch=self._tiling.batch_for(network))
+        self._engine = Engine(network, batch=batch)
         self._tiling.plan((1, 1), network)  # bad numbers fail here already
 
     def segment(self, source: Source, progress: Progress | None = None) -> Iterator[tuple[Window, np.ndarray]]:

@@ -124,7 +124,7 @@ class Surveyor:
             source.close()
 
     def _seconds_per_pixel(self, plan: Plan) -> float:
-        spec, batch = self._network.spec, self._tiling.batch_for(self._network)
+        spec, batch = self._network.spec, self._tiling.batch or 1
         height, width = (min(axis.tile, axis.padded - axis.origin) for axis in (plan.rows, plan.cols))
         tiles = np.broadcast_to(
             neutral_values(spec, np.dtype(np.uint8))[None, :, None, None], (batch, len(spec.bands), height, width)

@@ -10,10 +10,6 @@ from visionapps.inference.network import Network
 from visionapps.inference.plan import Footprint, Plan, choose, default_overlap, plan
 from visionapps.inference.products import Products
 
-# Pixels per call of the network. A CPU is as fast with one tile of 1024 px as with more, and needs less memory; a GPU
-# wants enough work per launch.
-_CPU_PIXELS, _GPU_PIXELS = 2**20, 2**24
-
 
 @dataclass(frozen=True)
 class Tiling:
@@ -84,10 +80,3 @@ class Tiling:
             products=(products or Products()).count(network.num_classes),
             batch=self.batch or 1,
         )
-
-    def batch_for(self, network: Network) -> int:
-        """Tiles per call of the network."""
-        if self.batch is not None:
-            return self.batch
-        pixels = _GPU_PIXELS if network.device.type == "cuda" else _CPU_PIXELS
-        return max(1, pixels // (self.tile or 1024) ** 2)

@@ -116,8 +116,7 @@ class Computing:
             compiled=self.compiled,
             disagreement="disagreement" in self.products.extras,
         )
-        batch = self.tiling.batch_for(network)
-        return Engine(network, batch=batch, products=self.products, threads=self.threads)
+        return Engine(network, batch=self.tiling.batch, products=self.products, threads=self.threads)
 
     def settled(self, bundles: Sequence[Bundle]) -> Tiling:
         """The tiling with the halo that exact mode needs for these models.
