@@ -45,7 +45,7 @@ class _Share:
 
     part: Part  # as it was asked for
     rows: range  # that are still missing
-    deaths: int = 0  # of its workers since its last band
+    deaths: int = 0  # of workers that had nothing else, since its last band
     alone: bool = False  # nothing beside it, so that one knows who is to blame
 
     @property
@@ -122,7 +122,8 @@ class Workers(ABC):
 
         Yields:
             Bands as they are finished: those of a part from top to bottom, parts in any order; after a DataError
-            nothing more of that part. A part that three workers in turn died on ends with a DataError.
+            nothing more of that part. A part that three workers died on, with nothing else in hand and without one new
+            band, ends with a DataError.
 
         Raises:
             VisionAppsError: what a worker met and is not the fault of one image.
@@ -225,7 +226,8 @@ class Workers(ABC):
                 )
         given_up: list[_Share] = []
         for share in lost:
-            share.deaths, share.alone = share.deaths + 1, True
+            share.deaths += len(lost) == 1  # of several, only one is to blame: alone, each shows whether it is
+            share.alone = True
             (given_up if share.deaths >= DEATHS else self._suspects).append(share)
         self._fill()
         for share in given_up:
