@@ -1,17 +1,18 @@
 """The bytes of GeoTIFFs: aligned, sparse, the same however rows come; overviews, COG, and files that were cut off."""
 
 import os
-import subprocess
-import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+from forked import call_each, fill_disk_at
 from rasterio.crs import CRS
+from test_sinks import pour
 
-from visionapps.errors import ConfigError
+from visionapps.errors import ConfigError, OutputError
 from visionapps.inference.geotiff import LABELS, PICTURE, QUANTITIES, Kind, MapOptions, tiff_file
 from visionapps.inference.sinks import mask_file
 from visionapps.inference.sources import ArraySource
@@ -164,8 +165,6 @@ def test_a_cloud_optimised_map_holds_the_same_pixels_and_overviews(tmp_path: Pat
 
 def test_a_cloud_optimised_mask_keeps_palette_and_names(tmp_path: Path) -> None:
     labels = LabelSpace(("roof", "road"), ((200, 0, 0), (0, 100, 0)))
-    from test_sinks import pour
-
     with mask_file(tmp_path / "m.tif", source_of(600, 700), labels, options=MapOptions(cog=True)) as sink:
         pour(sink, np.ones((600, 700), np.uint8))
     with rasterio.open(tmp_path / "m.tif") as file:
@@ -176,8 +175,6 @@ def test_a_cloud_optimised_mask_keeps_palette_and_names(tmp_path: Path) -> None:
 
 def test_bytes_are_the_same_while_other_threads_fill_gdals_cache(tmp_path: Path) -> None:
     """GDAL's block cache is one for all files: a reader may push out what a writer has not written yet."""
-    import threading
-
     pixels = np.concatenate([pixels_of("picture"), pixels_of("picture")], axis=1)
     whole = write(tmp_path / "a.tif", PICTURE, pixels)
     stop = threading.Event()
@@ -207,48 +204,27 @@ def test_wrong_options_are_refused_by_name() -> None:
         MapOptions(opacity=1.5)
 
 
-# A process whose files may not grow beyond a limit meets the same as one whose disk is full. One process per limit,
-# forked after the imports.
-DISK_FULL = """
-import os, resource, signal, sys
-sys.path.insert(0, {tests!r})
-from test_geotiff import *
-from visionapps.errors import OutputError
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # GDAL's own complaints
-for kind, options, limit in {cases!r}:
-    if os.fork() == 0:
-        said = "another error"
-        try:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-            write(Path({path!r}), KINDS[kind], pixels_of(kind, 700, 600), options=options)
-            said = "written"
-        except OutputError as error:
-            said = f"refused: {{error}}"
-        finally:
-            os.write(1, said.encode() + b"\\n")
-            os._exit(0)
-    os.wait()
-"""
+def write_on_a_small_disk(path: Path, kind: str, options: MapOptions, limit: int) -> str:
+    fill_disk_at(limit)
+    try:
+        write(path, KINDS[kind], pixels_of(kind, 700, 600), options=options)
+    except OutputError as error:
+        return f"refused: {error}"
+    return "written"
 
 
 def test_a_map_that_the_disk_cuts_off_is_an_error_even_where_gdal_says_nothing(tmp_path: Path) -> None:
     """The last blocks are written when the file is closed, and GDAL reports no failure there."""
-    cases: list[tuple[str, MapOptions, int]] = []
     path = tmp_path / "out" / "m.tif"
+    cases: list[tuple[Path, str, MapOptions, int]] = []
     for kind, options in (
         ("labels", MapOptions()),
         ("picture", MapOptions(overviews=True)),
         ("quantities", MapOptions(overviews=True, cog=True)),
     ):
-        whole = write(tmp_path / f"{kind}.tif", KINDS[kind], pixels_of(kind, 700, 600), options=options)
-        size = len(whole)
+        size = len(write(tmp_path / f"{kind}.tif", KINDS[kind], pixels_of(kind, 700, 600), options=options))
         limits = [*(size * share // 6 for share in range(1, 6)), size - 300, size - 1]
-        cases += [(kind, options, limit) for limit in limits]
-    script = DISK_FULL.format(tests=str(Path(__file__).parent), cases=cases, path=str(path))
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    lines = done.stdout.splitlines()
-    assert len(lines) == len(cases), done.stdout + done.stderr
-    for case, line in zip(cases, lines, strict=True):
-        assert line.startswith(f"refused: {path}: cannot be written ("), f"{case}: {line}"
+        cases += [(path, kind, options, limit) for limit in limits]
+    for case, said in zip(cases, call_each("test_geotiff", "write_on_a_small_disk", cases), strict=True):
+        assert said.startswith(f"refused: {path}: cannot be written ("), f"{case}: {said}"
     assert list(path.parent.iterdir()) == []

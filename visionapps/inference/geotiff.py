@@ -301,8 +301,9 @@ def _reason(path: Path, error: Exception) -> OSError:
     full = shutil.disk_usage(path.parent).free < _FULL_DISK
     if full:
         return OSError(errno.ENOSPC, "")
-    system = isinstance(error, OSError)  # GDAL numbers its errors, too, but differently
-    return OSError(error.errno if system else None, (system and error.strerror) or root_cause(error))
+    if isinstance(error, OSError) and error.strerror:
+        return error
+    return OSError(None, root_cause(error))  # without GDAL's own number, which means something else
 
 
 def _settings(**more: Any) -> AbstractContextManager[Any]:

@@ -72,10 +72,10 @@ class Journal:
         try:
             self._adopt({"format": _FORMAT, **json.loads(json.dumps(identity))}, overwrite)
         except OSError as error:
-            self.close()
+            self._unlock()
             raise output_error(folder, error) from error
         except BaseException:
-            self.close()
+            self._unlock()
             raise
 
     def __len__(self) -> int:
@@ -157,12 +157,9 @@ class Journal:
 
     def close(self) -> None:
         """Let go of the lock; the bands stay. A journal without bands leaves nothing behind."""
-        if self._lock < 0:
-            return
-        if not self._ends:
+        if self._lock >= 0 and not self._ends:
             _clear(self.folder)
-        os.close(self._lock)
-        self._lock = -1
+        self._unlock()
 
     def remove(self) -> None:
         """Delete the journal: its maps are complete."""
@@ -175,6 +172,11 @@ class Journal:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
 
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
     def _path(self, row: int) -> Path:
         return self.folder / f"{row:010}{_SUFFIX}"
 
@@ -185,11 +187,11 @@ class Journal:
         with suppress(FileNotFoundError, ValueError):  # without its identity nobody knows what the bands show
             known = json.loads(path.read_bytes())
         bands = sorted(self.folder.glob(f"*{_SUFFIX}"))
-        if known is not None and known != identity and bands and not overwrite:
+        if isinstance(known, dict) and known != identity and bands and not overwrite:
             key, old, new = _first_difference(known, identity)
             raise OutputError(
-                f"{self.folder}: an unfinished map of other settings is kept here ({key} was {_short(old)}, is now "
-                f"{_short(new)}); use the same settings to continue it, or begin anew with --overwrite"
+                f"{self.folder}: an unfinished map of other settings is kept here ({key} was {old}, is now {new}); "
+                f"use the same settings to continue it, or begin anew with --overwrite"
             )
         if known != identity:
             _sweep(self.folder, lambda _: False)
@@ -301,8 +303,9 @@ def _lock_file(lock: int) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Delete a journal: its identity first, so that a rest is never taken for a journal, and its lock last."""
+    """Delete a journal, its lock last. Killed on the way, it is no journal any more: the maps in place are complete."""
     with suppress(OSError):  # a rest does no harm
+        (folder / _FINISHING).unlink(missing_ok=True)
         (folder / _IDENTITY).unlink(missing_ok=True)
         _sweep(folder, lambda path: False)
         (folder / _LOCK).unlink()
@@ -320,12 +323,16 @@ def _sweep(folder: Path, keep: Callable[[Path], bool]) -> None:
             path.unlink()
 
 
-def _first_difference(old: Any, new: Any, key: str = "") -> tuple[str, Any, Any]:
-    """The first key, dotted, whose values differ, and both values; None for one that is not there."""
+def _first_difference(old: Any, new: Any, key: str = "") -> tuple[str, str, str]:
+    """The first key, dotted, whose values differ, and both values as a person reads them."""
     if not (isinstance(old, dict) and isinstance(new, dict)):
-        return key, old, new
-    name = next(k for k in {**new, **old} if old.get(k) != new.get(k) or (k in old) != (k in new))
-    return _first_difference(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+        return key, _short(old), _short(new)
+    absent = object()
+    name = next(name for name in {**new, **old} if old.get(name, absent) != new.get(name, absent))
+    key = f"{key}.{name}" if key else str(name)
+    if name in old and name in new:
+        return _first_difference(old[name], new[name], key)
+    return key, *(_short(side[name]) if name in side else "not there" for side in (old, new))
 
 
 def _short(value: Any) -> str:
