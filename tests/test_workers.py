@@ -176,7 +176,7 @@ def test_every_band_comes_once_wherever_workers_die(data, count, heights):
 def test_a_part_that_kills_three_workers_is_given_up_and_the_others_are_drawn(caplog):
     parts = [whole(400, 40, key, f"{key}.tif") for key in range(6)]
     with ScriptedWorkers(1, dies=lambda part, row: part.key == 3 and row == 5) as crew:
-        rows, errors = drawn(crew.run([Task(tuple(parts[:2])), Task(tuple(parts[2:4])), Task(tuple(parts[4:]))]))
+        rows, errors = drawn(crew.run(Task((part,)) for part in parts))
     every = list(parts[0].rows)
     assert rows == {key: every[:5] if key == 3 else every for key in range(6)}
     assert list(errors) == [3]

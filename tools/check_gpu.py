@@ -1,25 +1,39 @@
 """Does everything that runs on the device give the results of the CPU, and how fast is it there?
 
-Compares the confusion matrix, the losses and blended tiled prediction between the CPU and a device, then measures
-prediction and training in megapixels per second. Run it once on every new kind of machine; exit code 1 if something
-differs. On a machine without a GPU it compares the CPU with itself, which tests the script.
+Compares the confusion matrix, the losses and blended tiled prediction between the CPU and a device, and a process per
+GPU with one engine, then measures prediction and training in megapixels per second. Run it once on every new kind of
+machine; exit code 1 if something differs. On a machine without a GPU it compares the CPU with itself, which tests the
+script.
 """
 
 import argparse
 import copy
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from visionapps.inference.predictor import Predictor, choose_device
+from visionapps.errors import DataError
+from visionapps.inference.bundle import Bundle
+from visionapps.inference.engine import Scene
+from visionapps.inference.network import choose_device
+from visionapps.inference.plan import plan
+from visionapps.inference.predictor import Predictor
+from visionapps.inference.products import Band, Products
+from visionapps.inference.shards import split
 from visionapps.inference.sources import ArraySource
+from visionapps.inference.tiling import Tiling
+from visionapps.inference.work import Computing, Part, Reading
+from visionapps.inference.workers import LocalWorkers, local_devices
 from visionapps.losses import CrossEntropy, Dice, DiceCrossEntropy, Focal, MeanSquaredError
 from visionapps.metrics.confusion import Confusion, argmax_labels
 from visionapps.models import unet
 from visionapps.segmentation.base import Segmentor
+from visionapps.structures import LabelSpace
 
 CLASSES = 25
 
@@ -66,6 +80,51 @@ def check_prediction(model: Segmentor, device: torch.device) -> str:
         maps.append(np.concatenate([rows for _, rows in predictor.segment(ArraySource(image))]))
     share = float((maps[0] != maps[1]).mean())
     return "" if share < 1e-3 else f"{share:.2%} of the labels differ"
+
+
+def check_workers(model: Segmentor, device: torch.device) -> str:
+    """A process per GPU must give the bytes of one engine in this process, whatever the batch it fills."""
+    devices = local_devices(None, "auto" if device.type == "cuda" else "cpu")
+    devices = devices if len(devices) > 1 else devices * 2
+    image = np.random.default_rng(0).integers(0, 256, (3, 2000, 700), dtype=np.uint8)
+    image[:, 500:900, :300] = 0
+    with tempfile.TemporaryDirectory() as folder:
+        Bundle(copy.deepcopy(model), LabelSpace.named([f"c{i}" for i in range(CLASSES)]), 256).save(Path(folder, "b"))
+        path = str(Path(folder, "scene.tif"))
+        write_scene(path, image)
+        products = Products(("confidence", "entropy"))
+        tiling = Tiling(tile=256, overlap=32, batch=4)
+        computing = Computing((Path(folder, "b"),), tiling=tiling, products=products, device=devices[0])
+        reading = Reading(model.spec)
+        layout = plan(image.shape[1:], tile=256, overlap=32)
+        part = Part(path, 0, layout, range(len(layout.rows.starts)))
+        source = reading.open(path)
+        alone = [result.outcome for result in computing.engine().run([Scene(source, layout, part.rows)])]
+        source.close()
+        with LocalWorkers(computing, reading, devices=devices) as workers:
+            spread = [answer.outcome for answer in workers.run(split([part], len(devices)))]
+    maps = []
+    for outcomes in (alone, spread):
+        if errors := [outcome for outcome in outcomes if isinstance(outcome, DataError)]:
+            return str(errors[0])
+        bands = sorted((o for o in outcomes if isinstance(o, Band)), key=lambda band: band.window)
+        maps.append(np.concatenate([band.planes for band in bands], axis=1))
+    if maps[0].shape != maps[1].shape:
+        return f"{len(devices)} processes gave {maps[1].shape}, not {maps[0].shape}"
+    share = float((maps[0] != maps[1]).mean())
+    return f"{share:.2%} of the values of {len(devices)} processes differ" if share else ""
+
+
+def write_scene(path: str, image: np.ndarray) -> None:
+    """(C, H, W) as a GeoTIFF whose value 0 means no data."""
+    import rasterio
+
+    shape = dict(zip(("count", "height", "width"), image.shape, strict=True))
+    place = rasterio.transform.from_origin(300000, 7000000, 1, 1)
+    with rasterio.open(
+        path, "w", driver="GTiff", dtype=image.dtype, nodata=0, crs="EPSG:32735", transform=place, **shape
+    ) as data:
+        data.write(image)
 
 
 def predict_speed(model: Segmentor, device: torch.device, side: int) -> float:
@@ -122,12 +181,13 @@ def main() -> int:
         "confusion matrix": lambda: check_confusion(device),
         "losses and gradients": lambda: check_losses(device),
         "tiled prediction": lambda: check_prediction(model, device),
+        "a process per GPU": lambda: check_workers(model, device),
     }
     failures = 0
     for title, check in checks.items():
         problem = check()
         failures += bool(problem)
-        print(f"{title:<24} {problem or 'equal to the CPU'}")
+        print(f"{title:<24} {problem or 'equal'}")
     print(f"{'prediction':<24} {predict_speed(model, device, options.side):.1f} MP/s")
     print(f"{'training':<24} {train_speed(model, device, options.steps, options.batch):.1f} MP/s")
     return 1 if failures else 0
