@@ -268,8 +268,7 @@ def _how_it_went(tally: "Tally", seconds: float) -> str:
         f"{tally.finished / 1e6:,.1f} megapixels in {_duration(seconds)} ({rate:.2f} a second); "
         f"busy: {shares}; bottleneck: {slowest}; {tally.computed / tally.finished:.2f} pixels computed per pixel drawn"
     )
-    if tally.skipped:
-        text += f"; {tally.skipped} of {tally.tiles} tiles had no data"
+    text += f"; {tally.tiles:,} tiles" + (f", {tally.skipped:,} of them without data" if tally.skipped else "")
     return f"{text}; peak memory {peak:,.0f} MB{_gpu_memory()}"
 
 

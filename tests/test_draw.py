@@ -1,0 +1,168 @@
+"""From scenes to files: what is refused before anything is drawn, what a killed run leaves, what the summary says."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyogrio
+import pytest
+import rasterio
+import torch
+from PIL import Image
+from rasterio.crs import CRS
+from rasterio.transform import Affine
+
+from visionapps.cli.main import main
+from visionapps.errors import ConfigError
+from visionapps.inference.bundle import Bundle
+from visionapps.inference.draw import fingerprint, plan_jobs
+from visionapps.inference.inputs import Input
+from visionapps.models import unet
+from visionapps.structures import LabelSpace
+
+LABELS = LabelSpace(("roof", "road", "tree"), ((200, 0, 0), (0, 100, 0), (0, 0, 50)))
+HEIGHT, WIDTH = 300, 200
+TILES = ("--tile", "64", "--overlap", "16", "--batch", "1")
+
+DIES = """
+import os, signal, sys
+from visionapps.inference.network import Network
+compute, calls = Network.__call__, [0]
+def call(self, tiles):
+    calls[0] += 1
+    if calls[0] == 17:  # in the fifth row of four tiles
+        os.kill(os.getpid(), signal.SIGKILL)
+    return compute(self, tiles)
+Network.__call__ = call
+from visionapps.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(4)
+    folder = tmp_path_factory.mktemp("model") / "bundle"
+    Bundle(unet("resnet10t", 3, channels=(8, 8, 8, 8, 8)).eval(), LABELS, 64).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def raster(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rasters") / "ortho.tif"
+    small = np.random.default_rng(0).integers(0, 256, (HEIGHT // 20, WIDTH // 20, 3), dtype=np.uint8)
+    image = np.asarray(Image.fromarray(small).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+    pixels = np.moveaxis(image, -1, 0).copy()
+    pixels[:, :10] = 0
+    profile = {"driver": "GTiff", "dtype": "uint8", "count": 3, "height": HEIGHT, "width": WIDTH, "nodata": 0}
+    where = {"crs": CRS.from_epsg(32633), "transform": Affine(0.5, 0, 4e5, 0, -0.5, 5e6)}
+    with rasterio.open(path, "w", **profile, **where) as file:
+        file.write(pixels)
+    return path
+
+
+def predict(bundle: Path, raster: Path, out: Path, *more: str) -> int:
+    return main(["predict", str(bundle), str(raster), "--out", str(out), *TILES, *more])
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_where_it_was_and_gives_the_same_files(bundle, raster, tmp_path, capsys):
+
+    def drawn() -> int:
+        """Tiles that the last run looked at."""
+        found = re.search(r"; ([0-9]+) tiles", capsys.readouterr().err)
+        assert found
+        return int(found[1])
+
+    kinds = ("--kind", "both", "--vectors", "gpkg", "--scores", "entropy")
+    assert predict(bundle, raster, tmp_path / "whole", *kinds) == 0
+    whole = drawn()
+    words = ["predict", str(bundle), str(raster), "--out", str(tmp_path / "killed"), *TILES, *kinds]
+    died = subprocess.run([sys.executable, "-c", DIES, *words], capture_output=True, text=True, check=False)
+    assert died.returncode == -9, died.stderr
+    assert [path.name for path in (tmp_path / "killed").iterdir()] == [".ortho.tif.journal"], "nothing half-written"
+    assert predict(bundle, raster, tmp_path / "killed", *kinds) == 0
+    assert drawn() < whole, "the bands of the first rows were there already"
+    assert files(tmp_path / "killed") == files(tmp_path / "whole")
+
+
+def test_a_journal_of_other_settings_is_refused_and_names_the_difference(bundle, raster, tmp_path, capsys):
+    words = ["predict", str(bundle), str(raster), "--out", str(tmp_path / "maps")]
+    script = DIES.replace("os.kill(os.getpid(), signal.SIGKILL)", "raise KeyboardInterrupt")
+    stopped = subprocess.run(
+        [sys.executable, "-c", script, *words, *TILES], capture_output=True, text=True, check=False
+    )
+    assert stopped.returncode == 130, stopped.stderr
+    assert main([*words, *TILES[:2], "--overlap", "8", *TILES[4:]]) == 1
+    error = capsys.readouterr().err
+    assert "overlap" in error
+    assert "--overwrite" in error
+    assert main([*words, *TILES, "--overwrite"]) == 0
+
+
+def test_a_dry_run_says_what_it_would_take_and_draws_nothing(bundle, raster, tmp_path, capsys):
+    assert predict(bundle, raster, tmp_path / "maps", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    # Steps of 48: 6 tiles cover 300 - 16 rows, 4 cover 200 - 16 columns; 6 x 4 x 64 x 64 / 60,000 = 1.64.
+    assert "6 x 4" in printed
+    assert "1.64 pixels computed per pixel drawn" in printed
+    assert "24 tiles" in printed
+    assert "of computing on one device" in printed
+    assert "MB beside the model" in printed
+    assert not (tmp_path / "maps").exists()
+
+
+def test_polygons_and_scores_come_out_of_the_same_pass(bundle, raster, tmp_path):
+    kinds = ("--kind", "mask", "--vectors", "geojson", "--simplify", "0", "--scores", "probabilities")
+    assert predict(bundle, raster, tmp_path, *kinds) == 0
+    with rasterio.open(tmp_path / "ortho.tif") as mask, rasterio.open(tmp_path / "ortho_scores.tif") as scores:
+        labels, planes = mask.read(1), scores.read()
+        names = scores.descriptions
+    assert names == ("confidence", "probability roof", "probability road", "probability tree")
+    valid = labels != 255
+    assert (planes[:, ~valid] == 255).all()
+    best = planes[1:].max(0)
+    assert (np.take_along_axis(planes[1:], np.where(valid, labels, 0)[None], 0)[0] == best)[valid].all()
+    meta, _, _, columns = pyogrio.raw.read(tmp_path / "ortho.geojson")
+    found = dict(zip(meta["fields"], columns, strict=True))
+    for label, name in enumerate(LABELS.names):
+        chosen = found["class"] == name
+        assert found["pixels"][chosen].sum() == (labels == label).sum()
+        # UTM shrinks lengths by up to 0.04 % and 5e6 m north lies near its central meridian's 0.9996.
+        assert found["area_m2"][chosen].sum() == pytest.approx((labels == label).sum() * 0.25, rel=1e-3)
+
+
+def test_views_members_and_scales_are_averaged_and_their_numbers_checked(bundle, raster, tmp_path, capsys):
+    words = ["predict", str(bundle), str(raster), "--out", str(tmp_path)]
+    better = ("--tta", "flips", "--scales", "0.5,1", "--member", str(bundle), "--weights", "2,1")
+    assert main([*words, *better, "--scores", "disagreement"]) == 0
+    assert main([*words, "--overwrite", "--weights", "1,2"]) == 1
+    assert "--weights: 2 numbers for 1 bundles" in capsys.readouterr().err
+    assert main([*words, "--overwrite", "--scales", "1,x"]) == 1
+    assert "--scales 1,x: expected numbers" in capsys.readouterr().err
+
+
+def test_nothing_to_draw_is_said(bundle, raster, tmp_path, capsys):
+    assert predict(bundle, raster, tmp_path / "maps", "--kind", "none") == 1
+    assert "--kind none draws nothing by itself; add --vectors or --scores" in capsys.readouterr().err
+
+
+def test_two_inputs_never_share_an_output():
+    twice = [Input("a/x.tif", True), Input("b/x.tif", True)]
+    with pytest.raises(ConfigError, match=r"both a/x\.tif and b/x\.tif would be drawn to it"):
+        plan_jobs(twice, Path("maps"))
+    photo_and_raster = plan_jobs([Input("a/x.tif", True), Input("a/x.jpg", False)], Path("maps"))
+    assert [job.outputs for job in photo_and_raster] == [(Path("maps/x.tif"),), (Path("maps/x.png"),)]
+
+
+def test_the_fingerprint_changes_with_the_weights(bundle, tmp_path):
+    torch.manual_seed(5)
+    Bundle(unet("resnet10t", 3, channels=(8, 8, 8, 8, 8)).eval(), LABELS, 64).save(tmp_path / "other")
+    assert fingerprint([bundle]) == fingerprint([bundle]) != fingerprint([tmp_path / "other"])
+    assert fingerprint([bundle, tmp_path / "other"]) != fingerprint([tmp_path / "other", bundle])
