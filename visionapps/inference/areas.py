@@ -53,16 +53,17 @@ def pixel_areas(georef: GeoRef, shape: tuple[int, int], *, name: str) -> np.ndar
 
 def _to_degrees(georef: GeoRef, row: np.ndarray, col: np.ndarray, name: str) -> np.ndarray:
     """(2, n) longitude and latitude; not finite where a point has none."""
+    from rasterio._err import CPLE_BaseError  # what PROJ's complaints arrive as; it has no public name
     from rasterio.errors import CRSError, RasterioError
     from rasterio.warp import transform
 
     a, b, c, d, e, f = georef.transform
     try:
         places = transform(georef.crs, "EPSG:4326", a * col + b * row + c, d * col + e * row + f)
-    except (CRSError, RasterioError) as error:
+    except (CRSError, RasterioError, CPLE_BaseError) as error:
         raise DataError(
-            f"{name}: its coordinates cannot be brought to longitude and latitude ({error}); give the raster its right "
-            "CRS, or one that lies on the Earth"
+            f"{name}: its coordinates cannot be brought to longitude and latitude ({error}); give the raster its "
+            "right CRS, or one that lies on the Earth"
         ) from error
     return np.array(places, np.float64)
 

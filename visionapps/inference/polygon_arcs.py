@@ -19,6 +19,7 @@ from numba import njit
 from visionapps.inference.polygon_state import (
     COMPILED,
     CORNERS,
+    LAST,
     NONE,
     QUEUED,
     ROW,
@@ -214,8 +215,11 @@ def reduce_chain(state: State, items: Any, places: Any, kept: Any) -> int:
         kept: (n,) bool, those that must stay; the first and the last among them.
     """
     count = len(items)
-    oldest = state.counters[ROW] - 2 * WINDOW + 1  # the bitmap knows nothing above this row
+    current, width = state.counters[ROW], state.start.shape[1] - 2
+    oldest = current - 2 * WINDOW + 1  # the bitmap knows nothing above this row
     for i in range(count):
+        if places[i, 1] in (0, width) and (places[i, 0] == 0 or (places[i, 0] == current and state.counters[LAST])):
+            kept[i] = True  # a corner of the raster
         if places[i, 0] < oldest:
             kept[max(i - 1, 0)] = kept[i] = kept[min(i + 1, count - 1)] = True
     first = 0

@@ -26,7 +26,8 @@ DRAIN_ROWS, DRAIN_REGIONS, DRAIN_POINTS = 64, 4096, 2**20
 ROW, PARITY, QUEUED, DEAD, PENDING, POINTS, RINGS, SERIAL, DUE, FULL = range(10)
 CORNERS, ENDS, REGIONS = 10, 13, 16
 RUNS = 19  # of the rows of parity 0 and 1
-_COUNTERS = 21
+LAST = 21  # whether the current row of vertices is the lower border of the raster
+_COUNTERS = 22
 
 # In every pool the field "row" of a free item holds the next free one.
 _CORNER = np.dtype([("row", "i4"), ("col", "i4"), ("a", "i4"), ("b", "i4"), ("kept", "i4")])
@@ -108,13 +109,13 @@ def new_state(width: int, *, classes: np.ndarray, tolerance: float, min_area: fl
 
 def grown(state: State) -> State:
     """The same state with room for at least one more row."""
-    lines = state.start.shape[1]
+    vertices = 2 * state.start.shape[1]  # where runs of the upper or of the lower row begin
     pools = {}
     for name, at, share in (("corners", CORNERS, 1), ("ends", ENDS, 6), ("regions", REGIONS, 1)):
         pool = getattr(state, name)
         used, free = int(state.counters[at + 1]), int(state.counters[at + 2])
-        if len(pool) - used + free < share * lines:
-            larger = np.zeros(max(len(pool) * 3 // 2, used - free + 2 * share * lines), pool.dtype)
+        if len(pool) - used + free < share * vertices:
+            larger = np.zeros(max(len(pool) * 3 // 2, used + share * vertices), pool.dtype)
             larger[: len(pool)] = pool
             pools[name] = larger
     return state._replace(**pools)

@@ -131,8 +131,9 @@ class Polygoniser:
     def finish(self) -> Iterator[Polygons]:
         """End the map; yields what is still open."""
         from visionapps.inference.polygon_rings import take_rings
-        from visionapps.inference.polygon_state import PENDING
+        from visionapps.inference.polygon_state import LAST, PENDING
 
+        self._state.counters[LAST] = 1
         below = np.full((1, self._width), IGNORE, np.uint8)
         yield from self._scan(below, np.empty((1, 0), np.uint8), np.zeros(1))
         if self._state.counters[PENDING]:

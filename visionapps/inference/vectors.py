@@ -7,9 +7,10 @@ import errno
 import json
 import math
 import shutil
+import sqlite3
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -270,17 +271,22 @@ def _write_layer(spool: IO[bytes], part: Path, georef: GeoRef, *, layer: str, pi
 
 
 def _check_complete(part: Path, count: int) -> None:
-    """Raise OSError unless the layer can be read and has all polygons: a full disk may show only when it is closed."""
+    """Raise OSError unless the layer is whole: what fails when GDAL closes a file is no error of anybody."""
     import pyogrio
 
+    suffix = part.suffix.lower()
     try:
-        if part.suffix.lower() == ".geojson":  # opening one reads all of it
+        if suffix == ".geojson":  # opening one reads all of it
             with part.open("rb") as file:
                 file.seek(max(0, part.stat().st_size - 8))
                 whole = file.read().rstrip().endswith(b"}")
         else:
             whole = pyogrio.read_info(part, force_feature_count=True)["features"] == count
-    except pyogrio.errors.DataSourceError as error:
+        if suffix == ".gpkg":  # the spatial index comes last
+            with closing(sqlite3.connect(f"{part.resolve().as_uri()}?mode=ro", uri=True)) as package:
+                index = "SELECT count(*) FROM gpkg_extensions WHERE extension_name = 'gpkg_rtree_index'"
+                whole = whole and package.execute(index).fetchone()[0] == 1
+    except (pyogrio.errors.DataSourceError, sqlite3.Error) as error:
         raise OSError(errno.EIO, f"the file was cut off: {error}") from error
     if not whole:
         raise OSError(errno.EIO, "the file was cut off")
