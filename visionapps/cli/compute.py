@@ -37,6 +37,15 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_place_options(parser: argparse.ArgumentParser) -> None:
+    """Where rasters are drawn, and how large their pixels are."""
+    group = parser.add_argument_group("where")
+    group.add_argument("--aoi", type=Path, metavar="FILE", help="vector file: draw only inside its polygons")
+    group.add_argument(
+        "--gsd", type=float, metavar="M", help="metres per pixel to read rasters at (the bundle's; 0: the rasters' own)"
+    )
+
+
 def add_drawing_options(parser: argparse.ArgumentParser) -> None:
     """How maps are computed, beyond what judging photos needs."""
     group = parser.add_argument_group("better maps")
@@ -57,15 +66,14 @@ def make_reading(bundle: "Bundle", options: argparse.Namespace) -> "Reading":
     """How images are opened for a bundle."""
     from visionapps.inference.work import Reading
 
-    gsd = getattr(options, "gsd", None)
     return Reading(
         bundle.spec,
         bands=tuple(listed(options.bands)) or None,
         scale=options.scale,
         nodata=options.nodata,
-        gsd=bundle.gsd if gsd is None else gsd or None,
+        gsd=bundle.gsd if options.gsd is None else options.gsd or None,
         resize=bundle.resize,
-        area=getattr(options, "aoi", None),
+        area=options.aoi,
     )
 
 

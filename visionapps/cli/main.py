@@ -2,9 +2,11 @@
 
 import argparse
 import importlib
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from visionapps import __version__
 from visionapps.errors import VisionAppsError
@@ -15,6 +17,7 @@ VERBS = {
     "fit": "train a model from one YAML file",
     "export": "turn a checkpoint into a bundle: YAML, safetensors and a card",
     "predict": "draw index masks, overlays or georeferenced maps of photos, folders and rasters",
+    "seams": "how much a map changes where tiles meet, measured on two lattices",
     "evaluate": "per-class Dice, IoU and accuracy of a bundle or of predicted masks",
     "submit": "write a run-length CSV for Kaggle, or verify one",
     "models": "list the models and backbones that can be built",
@@ -51,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
-        return int(verb.run(options))
+        with _warned_once():
+            return int(verb.run(options))
     except VisionAppsError as error:
         if args.traceback:
             raise
@@ -63,6 +67,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+@contextmanager
+def _warned_once() -> Iterator[None]:
+    """Say every warning once: an image may be opened to plan and again to draw."""
+    said: set[str] = set()
+
+    def fresh(record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        return not (text in said or said.add(text))  # type: ignore[func-returns-value]
+
+    handler = logging.lastResort
+    if handler is None:
+        yield
+        return
+    handler.addFilter(fresh)
+    try:
+        yield
+    finally:
+        handler.removeFilter(fresh)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,12 @@ VECTORS = ("gpkg", "geojson", "fgb", "parquet")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    from visionapps.cli.compute import add_compute_options, add_drawing_options, add_input_options
+    from visionapps.cli.compute import (
+        add_compute_options,
+        add_drawing_options,
+        add_input_options,
+        add_place_options,
+    )
 
     parser.add_argument("bundle", type=Path, help="folder written by `visionapps export`")
     parser.add_argument(
@@ -47,11 +52,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_compute_options(parser)
     add_drawing_options(parser)
     add_input_options(parser)
-    reading = parser.add_argument_group("where")
-    reading.add_argument("--aoi", type=Path, metavar="FILE", help="vector file: draw only inside its polygons")
-    reading.add_argument(
-        "--gsd", type=float, metavar="M", help="metres per pixel to read rasters at (the bundle's; 0: the rasters' own)"
-    )
+    add_place_options(parser)
     _add_worker_options(parser)
 
 
