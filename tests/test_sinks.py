@@ -107,7 +107,8 @@ def test_an_overlay_mixes_image_and_colour_by_the_opacity(tmp_path: Path, dtype:
 
 def test_scores_are_named_bands_that_gis_programs_show_as_quantities_from_0_to_1(tmp_path: Path) -> None:
     planes = np.random.default_rng(4).integers(0, 256, (3, 40, 50), dtype=np.uint8)
-    with scores_file(tmp_path / "s.tif", source_of(40, 50), ("label", "confidence", "probability roof")) as sink:
+    source = source_of(40, 50, GeoRef(UTM, TURNED))
+    with scores_file(tmp_path / "s.tif", source, ("label", "confidence", "probability roof")) as sink:
         pour(sink, planes, step=9)
     with rasterio.open(tmp_path / "s.tif") as file:
         assert np.array_equal(file.read(), planes[1:])
@@ -152,7 +153,7 @@ def test_an_existing_map_is_kept_unless_told_otherwise(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"m.tif: exists already"), mask_file(path, source_of(), LABELS):
         pass
     assert path.read_text() == "precious"
-    with mask_file(path, source_of(9, 9), LABELS, options=MapOptions(overwrite=True)) as sink:
+    with mask_file(path, source_of(9, 9, GeoRef(UTM, TURNED)), LABELS, options=MapOptions(overwrite=True)) as sink:
         pour(sink, labels_of(9, 9))
     with rasterio.open(path) as file:
         assert file.shape == (9, 9)

@@ -144,8 +144,6 @@ class Drawing:
             DataError: the source of an overlay cannot be read.
         """
         row = band.window.row
-        if row < self._row:
-            return
         if self._journal is None and row > self._row:  # it has to wait somewhere
             self._journal = self._waiting_room()
         if self._journal is not None and (self._kept or row > self._row):

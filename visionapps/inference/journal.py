@@ -332,7 +332,8 @@ def _first_difference(old: Any, new: Any, key: str = "") -> tuple[str, str, str]
     key = f"{key}.{name}" if key else str(name)
     if name in old and name in new:
         return _first_difference(old[name], new[name], key)
-    return key, *(_short(side[name]) if name in side else "not there" for side in (old, new))
+    was, now = (_short(side[name]) if name in side else "not there" for side in (old, new))
+    return key, was, now
 
 
 def _short(value: Any) -> str:
