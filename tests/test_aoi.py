@@ -111,6 +111,10 @@ def test_only_what_lies_near_is_projected(tmp_path: Path) -> None:
     area = Area.open(write(tmp_path / "earth.geojson", earth, crs=None), GRID, SHAPE)
     assert area.mask(Window(0, 0, *SHAPE)).all()
     assert area.mask(Window(20, 30, 5, 5)).all()
+    # 900 km wide: its northernmost point, on the central meridian, is none of those that bounds are taken from
+    wide = GeoRef(UTM.to_wkt(), (1000, 0, 111364, 0, -20, 7700000))
+    area = Area.open(tmp_path / "earth.geojson", wide, (900, 900))
+    assert area.mask(Window(0, 0, 900, 900)).all()
 
 
 def test_what_lies_outside_is_not_valid_and_not_read(tmp_path: Path) -> None:
@@ -133,6 +137,8 @@ def test_what_lies_outside_is_not_valid_and_not_read(tmp_path: Path) -> None:
     assert source.windows == []
     clipped.read(Window(130, 1300, 50, 100))
     assert source.windows == [Window(130, 1300, 50, 100)]
+    edge = Window(100, 300, 80, 210)
+    assert np.array_equal(clipped.read(edge).valid, (inside & holes)[edge.slices])
 
 
 @pytest.mark.parametrize("suffix", [".gpkg", ".shp", ".geojson", ".fgb"])

@@ -131,8 +131,9 @@ def test_the_corners_stay_where_they_are() -> None:
     [
         # lengths of a degree: 110,574 by 111,320 m on the equator, 111,412 by 55,800 m at 60 degrees
         (georef(4326, 1e-5, 0, 10, 0, -1e-5, 0), (1.10574, 1.11320)),
-        (georef(4326, 1e-5, 0, 179.9995, 0, -1e-5, 60), (1.11412, 0.55800)),
+        (georef(4326, 1e-5, 0, 10, 0, -1e-5, 60), (1.11412, 0.55800)),
         (georef(3857, 2, 0, 0, 0, -2, 8399737.9), (1.0, 1.0)),  # Mercator stretches by 2 at 60 degrees
+        (georef(3832, 2, 0, 3339584.72 - 100, 0, -2, 8362698), (1.0, 1.0)),  # the middle lies on the date line
         (georef(32633, 0, 0.5, 500000, 0.3, 0, 5000000), (0.5, 0.3)),  # turned by a quarter: rows run east
         (georef(32633, 3, 4, 500000, 4, -3, 5000000), (5, 5)),
         (georef(2263, 1, 0, 987000, 0, -2, 212000), (0.6096, 0.3048)),  # in feet
