@@ -188,9 +188,11 @@ def test_what_cannot_be_an_area_is_named(tmp_path: Path) -> None:
     assert "bare.shp: has no coordinate reference system; say which" in message(tmp_path / "bare.shp")
 
 
-def test_a_self_crossing_polygon_is_mended(tmp_path: Path) -> None:
+@pytest.mark.parametrize("crs", ["EPSG:32633", "EPSG:4326"])
+def test_a_self_crossing_polygon_is_mended(tmp_path: Path, crs: str) -> None:
     bow = shapely.Polygon([(400010, 4999990), (400050, 4999950), (400050, 4999990), (400010, 4999950)])
-    area = Area.open(write(tmp_path / "bow.geojson", bow), GRID, SHAPE)
+    there = shapely.geometry.shape(transform_geom(UTM, crs, shapely.geometry.mapping(bow)))
+    area = Area.open(write(tmp_path / "bow.geojson", there, crs=crs), GRID, SHAPE)
     mask = area.mask(Window(0, 0, *SHAPE))
     assert mask.sum() == pytest.approx(2 * 400 / 0.25, rel=0.03)  # two triangles of 20 m x 40 m / 2
     assert mask[60, 25]
