@@ -148,6 +148,25 @@ def test_views_members_and_scales_are_averaged_and_their_numbers_checked(bundle,
     assert "--scales 1,x: expected numbers" in capsys.readouterr().err
 
 
+def test_a_second_run_over_many_images_draws_only_what_is_missing(bundle, raster, tmp_path, capsys):
+    images, maps = tmp_path / "images", tmp_path / "maps"
+    images.mkdir()
+    for name in "abc":
+        Image.fromarray(np.full((40, 40, 3), ord(name), np.uint8)).save(images / f"{name}.png")
+    words = ["predict", str(bundle), str(images), "--out", str(maps)]
+    assert main(words) == 0
+    (maps / "b.png").unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in maps.iterdir()}
+    assert main(words) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert main([*words, "--skip-existing"]) == 0
+    assert "b.png" in (out := capsys.readouterr().out)
+    assert "a.png" not in out
+    assert {name: (maps / name).stat().st_mtime_ns for name in before} == before
+    assert main([*words, "--skip-existing"]) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
 def test_nothing_to_draw_is_said(bundle, raster, tmp_path, capsys):
     assert predict(bundle, raster, tmp_path / "maps", "--kind", "none") == 1
     assert "--kind none draws nothing by itself; add --vectors or --scores" in capsys.readouterr().err

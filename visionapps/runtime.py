@@ -1,6 +1,7 @@
 """Settings of the process and the processor that make the same arithmetic cheaper."""
 
 import ctypes
+import os
 import sys
 from functools import cache
 from pathlib import Path
@@ -37,3 +38,12 @@ def cpu_has_bf16() -> bool:
         return False
     flags = next((line.split() for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), [])
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+@cache
+def total_memory() -> int:
+    """Bytes of memory that this machine has; 0 where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not POSIX
+        return 0

@@ -46,7 +46,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kind", choices=("mask", "overlay", "both", "none"), default="mask", help="which pictures to draw (mask)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace existing maps")
+    existing = parser.add_mutually_exclusive_group()
+    existing.add_argument("--overwrite", action="store_true", help="replace existing maps")
+    existing.add_argument("--skip-existing", action="store_true", help="leave out images whose maps are there already")
     parser.add_argument("--dry-run", action="store_true", help="say what it would take, and draw nothing")
     _add_output_options(parser)
     add_compute_options(parser)
@@ -89,6 +91,9 @@ def run(options: argparse.Namespace) -> int:
 
     keep_freed_memory()  # before the first tensor
     jobs = _jobs(options)
+    if not jobs:
+        print("nothing to do: all maps are there already")
+        return 0
     order, engine, surveyor = _prepare(options)
     sheets, failures = surveyor.survey(jobs, each=lambda items: _bar(items, "looking at images"))
     if failures and len(jobs) == 1:
@@ -122,9 +127,11 @@ def _jobs(options: argparse.Namespace) -> "list[Job]":
         scores=bool(options.scores),
         vectors=f".{options.vectors}" if options.vectors else None,
     )
+    if not jobs[0].outputs:
+        raise ConfigError("--kind none draws nothing by itself; add --vectors or --scores")
+    if options.skip_existing:
+        jobs = [job for job in jobs if not all(path.exists() for path in job.outputs)]
     for job in jobs:
-        if not job.outputs:
-            raise ConfigError("--kind none draws nothing by itself; add --vectors or --scores")
         job.refuse_existing(options.overwrite)
     return jobs
 
@@ -229,7 +236,8 @@ def _print_plan(sheets: "list[Sheet]", estimate: "Estimate | None") -> None:
         print(f"about {_duration(estimate.seconds)} of computing on one device, less where there is no data")
     print(
         f"about {memory.total / 1e6:,.0f} MB beside the model: {memory.pixels / 1e6:,.0f} pixels, "
-        f"{memory.strips / 1e6:,.0f} overlaps, {memory.bands / 1e6:,.0f} finished rows, {memory.batch / 1e6:,.0f} tiles"
+        f"{memory.strips / 1e6:,.0f} overlaps, {memory.bands / 1e6:,.0f} finished rows, "
+        f"{memory.batch / 1e6:,.0f} scores, {memory.network / 1e6:,.0f} inside the network"
     )
 
 

@@ -13,13 +13,12 @@ from visionapps.errors import ConfigError
 from visionapps.windows import Window, starts
 
 TILE = 1024  # default side: overlaps of a sixteenth cost 14 %, and activations still fit beside the rest
-MOST_REPEATED = (
-    1.15  # pixels computed per pixel of the raster that a fitted plan may cost to keep its tiles of one size
-)
+MOST_REPEATED = 1.15  # pixels computed per pixel of the raster that a plan may cost to keep its tiles of one size
 _FEW = 4  # tiles on an axis that rounding their size to the multiple cannot make much dearer
 # Tried in turn where memory is short: shares of TILE, and in exact mode halos in a tile if that is more. A tile of 8
-# halos computes 1.8 times what it draws, one of 4, the least that is possible, 4 times.
-_SMALLER = ((1, 8), (3 / 4, 6), (1 / 2, 5), (3 / 8, 4), (1 / 4, 4))
+# halos computes 1.8 times what it draws, one of 4, the least that is possible, 4 times. Sizes between would not do:
+# their sixteenth rounds up to as much overlap as the next larger one has.
+_SMALLER = ((1, 8), (1 / 2, 5), (1 / 4, 4))
 
 
 @dataclass(frozen=True)
@@ -131,16 +130,22 @@ class Footprint(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Bytes that drawing takes beside the model and the runtime. Nothing in it grows with the raster's height."""
+    """Bytes that drawing takes beside weights and runtime. Nothing in it grows with the raster's height."""
 
     pixels: int  # rows of tiles: being read, waiting, being computed
     strips: int  # scores of the overlaps that wait for the next tile and the next row
     bands: int  # finished rows: being merged, waiting, being written
-    batch: int  # tiles in the network: input, activations, scores
+    batch: int  # tiles in the network: input and scores
+    network: int  # its activations, whatever is done with the scores
 
     @property
     def total(self) -> int:
         return sum(self)
+
+    @property
+    def beside(self) -> int:
+        """All but the network's own."""
+        return self.total - self.network
 
 
 def plan(shape: tuple[int, int], *, tile: int, overlap: int, multiple: int = 32) -> Plan:
@@ -251,7 +256,7 @@ def choose(
         overlap: pixels that neighbours share; None: ``default_overlap``. Of no meaning in exact mode.
         halo: exact mode with this many pixels around; None: blended.
         multiple: the coarsest stride of the model.
-        budget: bytes for everything that ``memory`` counts.
+        budget: bytes for everything that ``memory`` counts beside the network.
 
     Raises:
         ConfigError: tile, overlap or halo do not go together.
@@ -261,7 +266,7 @@ def choose(
     sizes = [tile] if tile else list(offered)
     for size in sizes:
         layout = _layout(shape, size, overlap, halo=halo, multiple=multiple)
-        if memory(layout, footprint).total <= budget:
+        if memory(layout, footprint).beside <= budget:
             break
     return layout
 
@@ -275,8 +280,9 @@ def memory(layout: Plan, footprint: Footprint) -> Memory:
     strips = 4 * footprint.scores * (rows.overlap * across + cols.overlap * height)
     bands = 3 * footprint.products * min(rows.step, rows.length) * cols.length
     # Scores are there twice: as the network leaves them, and as planes in fp32.
-    tile = footprint.bands * (footprint.itemsize + 4) + footprint.activations + 2 * 4 * footprint.scores
-    return Memory(pixels, strips, bands, footprint.batch * height * width * tile)
+    tile = footprint.bands * (footprint.itemsize + 4) + 2 * 4 * footprint.scores
+    computed = footprint.batch * height * width
+    return Memory(pixels, strips, bands, computed * tile, computed * footprint.activations)
 
 
 def _layout(shape: tuple[int, int], tile: int, overlap: int | None, *, halo: int | None, multiple: int) -> Plan:

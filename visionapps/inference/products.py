@@ -18,6 +18,8 @@ from visionapps.windows import Window
 Extra = Literal["confidence", "entropy", "disagreement", "overlap", "probabilities"]
 Form = Literal["logits", "probabilities"]
 ORDER: tuple[Extra, ...] = get_args(Extra)
+_ROWS = 32  # rows at a time on the CPU, so that what lies between scores and planes stays in the cache
+_NOTHING = -100.0  # a logit so far below the largest has a probability of 0 in fp32
 LEVELS = 254  # a quantity q in [0, 1] is stored as round(254 * q); 255 means no data
 
 
@@ -93,22 +95,37 @@ def extra_planes(products: Products, scores: Tensor, form: Form, *, num_classes:
     Returns:
         (N - 1, h, w) uint8 on the device of the scores.
     """
-    wanted = products.extras
-    planes: list[Tensor] = []
-    p = scores[:0]
-    if {"confidence", "entropy", "probabilities"} & set(wanted):
-        p = probabilities(scores[:num_classes], form)
-    for extra in wanted:
-        if extra == "confidence":
-            planes.append(quantise(p.amax(0))[None])
-        elif extra == "entropy":
-            bits = torch.special.entr(p.clamp_min(0)).sum(0)
-            planes.append(quantise(bits / math.log(num_classes) if num_classes > 1 else bits * 0)[None])
-        elif extra == "disagreement":
-            planes.append(quantise(scores[num_classes])[None])
-        elif extra == "overlap":
-            assert apart is not None
-            planes.append(quantise(apart)[None])
-        else:
-            planes.append(quantise(p))
-    return torch.cat(planes)
+    height = scores.shape[1]
+    rows = _ROWS if scores.device.type == "cpu" else height
+    planes = []
+    for top in range(0, height, rows):
+        part = scores[:, top : top + rows]
+        quantities = _quantities(products, part[:num_classes], form)
+        if "disagreement" in products.extras:
+            quantities["disagreement"] = part[num_classes:]
+        if apart is not None:
+            quantities["overlap"] = apart[None, top : top + rows]
+        planes.append(quantise(torch.cat([quantities[extra] for extra in products.extras])))
+    return planes[0] if len(planes) == 1 else torch.cat(planes, 1)
+
+
+def _quantities(products: Products, scores: Tensor, form: Form) -> dict[Extra, Tensor]:
+    """What follows from the scores of the classes (K, h, w), those that are drawn: (planes, h, w) in [0, 1]."""
+    found: dict[Extra, Tensor] = {}
+    wanted = {"confidence", "entropy", "probabilities"} & set(products.extras)
+    if not wanted:
+        return found
+    nats = math.log(max(2, len(scores)))  # of K classes that are all equal; one class alone has no entropy
+    if form == "probabilities":
+        if "entropy" in wanted:
+            found["entropy"] = torch.special.entr(scores.clamp_min(0)).sum(0, keepdim=True) / nats
+        return found | {"confidence": scores.amax(0, keepdim=True), "probabilities": scores}
+    # One exponential serves all: with z = logit - max, p = exp(z) / s and the entropy is log s - sum z exp(z) / s.
+    z = (scores - scores.amax(0, keepdim=True)).clamp_min_(_NOTHING)
+    exponentials = z.exp()
+    total = exponentials.sum(0, keepdim=True)
+    if "entropy" in wanted:
+        found["entropy"] = (total.log() - z.mul_(exponentials).sum(0, keepdim=True) / total) / nats
+    if "probabilities" in wanted:
+        found["probabilities"] = exponentials / total
+    return found | {"confidence": 1 / total}

@@ -9,6 +9,9 @@ from visionapps.errors import ConfigError
 from visionapps.inference.network import Network
 from visionapps.inference.plan import Footprint, Plan, choose, default_overlap, plan
 from visionapps.inference.products import Products
+from visionapps.runtime import total_memory
+
+_BUDGET = 600_000_000  # enough for 25 classes at 12,000 px width with tiles of 1024
 
 
 @dataclass(frozen=True)
@@ -21,14 +24,15 @@ class Tiling:
         batch: tiles per call of the network; None: chosen by the device.
         halo: exact mode: every pixel is drawn by a tile that sees this many pixels around it, so that the map is that
             of the whole scene at once; None: tiles are blended.
-        budget: bytes that rows of pixels, strips, scores and bands of a scene may take in all.
+        budget: bytes that rows of pixels, strips, scores and bands of a scene may take in all; None: a sixteenth of
+            the machine's memory, but 600 MB at least.
     """
 
     tile: int | None = None
     overlap: int | None = None
     batch: int | None = None
     halo: int | None = None
-    budget: int = 600_000_000
+    budget: int | None = None
 
     def __post_init__(self) -> None:
         if self.batch is not None and self.batch < 1:
@@ -66,7 +70,7 @@ class Tiling:
             overlap=self.overlap,
             halo=self.halo,
             multiple=network.stride,
-            budget=self.budget,
+            budget=max(_BUDGET, total_memory() // 16) if self.budget is None else self.budget,
         )
 
     def footprint(
