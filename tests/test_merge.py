@@ -205,15 +205,17 @@ def test_a_skipped_tile_is_255_where_only_it_looks_and_leaves_its_neighbours_alo
 
 
 def test_the_first_of_equal_scores_wins_and_nan_never_does() -> None:
-    layout = plan((8, 8), tile=8, overlap=0, multiple=8)
-    scores = torch.zeros(6, 8, 8)
-    scores[2, 0, 0] = scores[4, 0, 0] = 1
+    layout, classes = plan((8, 16), tile=16, overlap=0, multiple=8), 10
+    scores = torch.zeros(classes, 8, 16)
+    pairs = [(0, 4), (1, 5), (2, 4), (3, 9), (4, 8), (6, 7), (5, 9), (8, 9)]
+    for x, pair in enumerate(pairs):
+        scores[list(pair), 0, x] = 1
     scores[0, 1] = torch.nan
     scores[:, 2] = torch.nan
     scores[:, 3] = -torch.inf
     scores[5, 4] = torch.inf
-    labels = merged(layout, {(0, 0): scores}, 6)[0]
-    assert labels[0].tolist() == [2, 0, 0, 0, 0, 0, 0, 0]
+    labels = merged(layout, {(0, 0): scores}, classes)[0]
+    assert labels[0].tolist() == [first for first, _ in pairs] + [0] * 8
     assert (labels[1] == 1).all()
     assert (labels[2:4] == 0).all()
     assert (labels[4] == 5).all()
