@@ -228,8 +228,9 @@ def _print_plan(sheets: "list[Sheet]", estimate: "Estimate | None") -> None:
     if len(sheets) > _ROWS:
         print(f"... and {len(sheets) - _ROWS} more")
     memory = estimate.memory
+    scenes = f"{len(sheets)} scene{'s'[: len(sheets) != 1]}"
     print(
-        f"\n{len(sheets)} scenes, {estimate.pixels / 1e6:,.1f} megapixels in {estimate.tiles:,} tiles; "
+        f"\n{scenes}, {estimate.pixels / 1e6:,.1f} megapixels in {estimate.tiles:,} tiles; "
         f"{estimate.repeated:.2f} pixels computed per pixel drawn (padding included)"
     )
     if estimate.seconds is not None:

@@ -227,7 +227,8 @@ class Engine:
         scores: Iterator[Tensor] = iter(())
         if tiles:
             with self.tally.clock.time(COMPUTE):
-                scores = iter(self.network(np.stack(tiles)))
+                full = self._most(next(tile for tile in waiting if tile.columns is not None))
+                scores = iter(self.network(np.stack(tiles), full=full))
             self.tally.computed += sum(tile.shape[-1] * tile.shape[-2] for tile in tiles)
         for tile in waiting:
             with self.tally.clock.time(MERGE):
@@ -258,7 +259,7 @@ class Engine:
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             arrived.record()
         else:
-            host = planes.cpu().clone()  # the merger uses its tensor again
+            host = planes.cpu()
         return _Fetching(scene, Band(window, host.numpy()), valid, arrived)
 
     def _fetched(self, item: _Fetching) -> Result:
