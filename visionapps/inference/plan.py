@@ -125,7 +125,7 @@ class Footprint(NamedTuple):
     itemsize: int  # bytes of a raw value
     scores: int  # S
     products: int = 1  # N
-    activations: int = 400  # bytes per tile pixel at the peak of the forward: a U-Net in fp32 (half of it in bf16)
+    activations: int = 400  # bytes per tile pixel at the peak of the forward: U-Nets take 230 to 420 (bf16: 150 to 290)
     batch: int = 1  # B
 
 
