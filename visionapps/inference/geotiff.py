@@ -266,34 +266,51 @@ def _rearrange(part: Path, kind: Kind, options: MapOptions) -> None:
 
 
 def _check_complete(part: Path, full: np.ndarray, overviews: int) -> None:
-    """Raise OSError unless every block that is not empty is in the file, and all of every overview.
+    """Raise OSError unless every block that is not empty is in the file.
 
     GDAL writes what it still holds when the file is closed, and a full disk is then a line on stderr, not an error.
 
     Args:
         part: the file.
         full: (N or 1, block rows, block columns) bool, the blocks that are not empty.
-        overviews: how many there are; their blocks are all stored.
+        overviews: how many there are; a block of one covers two by two of the level below.
     """
     size = part.stat().st_size
     with _open(part) as dataset:
         if len(dataset.overviews(1)) != overviews:
             raise OSError(errno.EIO, "the file was cut off")
 
-        def check(band: int, row: int, col: int, level: int | None) -> None:
+        def has(band: int, row: int, col: int, level: int | None) -> bool:
+            """Whether a block is in the file, wholly."""
             at, length = (
                 dataset.get_tag_item(f"BLOCK_{what}_{col}_{row}", "TIFF", bidx=band, ovr=level)
                 for what in ("OFFSET", "SIZE")
             )
-            if at is None or length is None or int(at) + int(length) > size:
-                raise OSError(errno.EIO, "the file was cut off")
+            return at is not None and length is not None and int(at) + int(length) <= size
 
         for band, row, col in np.argwhere(full).tolist():
-            check(band + 1, row, col, None)
+            if not has(band + 1, row, col, None):
+                raise OSError(errno.EIO, "the file was cut off")
         for level in range(overviews):
-            rows, cols = (-(-length // (BLOCK * 2 ** (level + 1))) for length in dataset.shape)
-            for band, row, col in np.ndindex(len(full), rows, cols):
-                check(band + 1, row, col, level)
+            full = np.logical_or.reduceat(full, np.arange(0, full.shape[1], 2), axis=1)
+            full = np.logical_or.reduceat(full, np.arange(0, full.shape[2], 2), axis=2)
+            for band, row, col in np.argwhere(full).tolist():
+                if not has(band + 1, row, col, level) and _mostly_valid(dataset, band + 1, row, col, level):
+                    raise OSError(errno.EIO, "the file was cut off")
+
+
+def _mostly_valid(dataset: Any, band: int, row: int, col: int, level: int) -> bool:
+    """Whether what a block of an overview covers has data: where most of it has none, the block may be empty, too."""
+    from rasterio.windows import Window as Frame
+
+    side = BLOCK * 2 ** (level + 1)
+    height, width = min(side, dataset.height - row * side), min(side, dataset.width - col * side)
+    valid = 0
+    for top in range(0, height, BLOCK):
+        rows = min(BLOCK, height - top)
+        mask = dataset.read_masks(band, window=Frame(col * side, row * side + top, width, rows))
+        valid += np.count_nonzero(mask)
+    return bool(2 * valid > height * width)
 
 
 def _reason(path: Path, error: Exception) -> OSError:

@@ -10,7 +10,8 @@ are those of the same operations in torch, bit by bit.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
+
+from visionapps.inference.compiled import compiled
 
 _ROWS = 16  # rows at a time: with four planes of 512 columns they are 128 KB
 _PLANES = 4  # planes at a time: the best class so far stays in registers meanwhile
@@ -39,19 +40,11 @@ class Place(NamedTuple):
     column: int  # the column of the labels where the finished ones go
 
 
-def _compiled(function: Any) -> Any:
-    """Compile at the first call, without the interpreter's lock; the result is kept on disk where that is possible."""
-    try:
-        return njit(cache=True, nogil=True, error_model="numpy")(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(nogil=True, error_model="numpy")(function)
-
-
 # Columns with an offset are counted without sign: a signed sum might be negative, which Python counts from the end, and
 # the test for that keeps a loop from being vectorised.
 
 
-@_compiled
+@compiled
 def _blend_row(scores: Any, k: Any, y: Any, strips: Any, across: Any, down: Any, place: Any) -> None:
     """Blend one row of one plane with the strips to its left and above."""
     left, below = strips.left, strips.below
@@ -64,7 +57,7 @@ def _blend_row(scores: Any, k: Any, y: Any, strips: Any, across: Any, down: Any,
             scores[k, y, x] = scores[k, y, x] * rise + below[k, y, np.uint64(x) + begin] * fall
 
 
-@_compiled
+@compiled
 def _keep_row(scores: Any, k: Any, y: Any, strips: Any, place: Any) -> None:
     """Copy what the tile to the right and the row below need of one row of one plane."""
     right, below = strips.right, strips.below
@@ -77,7 +70,7 @@ def _keep_row(scores: Any, k: Any, y: Any, strips: Any, place: Any) -> None:
             below[k, row, np.uint64(x) + begin] = scores[k, y, x]
 
 
-@_compiled
+@compiled
 def _compare_four(scores: Any, k: Any, y: Any, width: Any, best: Any, label: Any, row: Any) -> None:
     """Take planes k to k + 3 of a row into the running maximum."""
     a, b, c, d = np.int32(k), np.int32(k + 1), np.int32(k + 2), np.int32(k + 3)
@@ -91,7 +84,7 @@ def _compare_four(scores: Any, k: Any, y: Any, width: Any, best: Any, label: Any
         best[row, x], label[row, x] = most, at
 
 
-@_compiled
+@compiled
 def _compare_one(scores: Any, k: Any, y: Any, width: Any, best: Any, label: Any, row: Any) -> None:
     """Take plane k of a row into the running maximum."""
     a = np.int32(k)
@@ -100,7 +93,7 @@ def _compare_one(scores: Any, k: Any, y: Any, width: Any, best: Any, label: Any,
         best[row, x], label[row, x] = p if p > most else most, a if p > most else at
 
 
-@_compiled
+@compiled
 def blend_tile(scores: Any, strips: Any, across: Any, down: Any, place: Any, num_classes: Any, labels: Any) -> None:
     """Blend a tile in place with its neighbours, keep what the next ones need, and label what is finished.
 
@@ -141,7 +134,7 @@ def blend_tile(scores: Any, strips: Any, across: Any, down: Any, place: Any, num
                 labels[y - place.top, x - place.left + place.column] = label[y - start, x]
 
 
-@_compiled
+@compiled
 def separate_planes(pixels: Any, shift: Any, planes: Any) -> None:
     """Turn interleaved channels into planes, a block of pixels after the other.
 

@@ -14,10 +14,9 @@ were cut into bands.
 from typing import Any
 
 import numpy as np
-from numba import njit
 
+from visionapps.inference.compiled import compiled
 from visionapps.inference.polygon_state import (
-    COMPILED,
     CORNERS,
     LAST,
     NONE,
@@ -36,14 +35,14 @@ from visionapps.inference.polygon_state import (
 _PIECE = 1024  # corners after which one is kept: bounds the square worst case of Douglas-Peucker
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def mark_vertex(state: State, row: int, col: int) -> None:
     """Note a corner or node in the lattice bitmap."""
     if state.bits.shape[1]:
         state.bits[row % (2 * WINDOW), col >> 6] |= np.uint64(1) << np.uint64(col & 63)
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def complete(state: State, one: int, two: int) -> None:
     """Make an arc of a chain that has arrived at ends on both sides."""
     state.ends[one].mate, state.ends[two].mate = two, one
@@ -51,7 +50,7 @@ def complete(state: State, one: int, two: int) -> None:
     state.counters[QUEUED] += 1
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def close_loop(state: State, last: int) -> None:
     """Make an arc of a closed chain: its topmost, leftmost corner becomes a node of two ends.
 
@@ -84,7 +83,7 @@ def close_loop(state: State, last: int) -> None:
     complete(state, outward, inward)
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def simplify_queue(state: State) -> None:
     """Simplify the arcs that the current row of vertices completed."""
     ends, corners = state.ends, state.corners
@@ -102,7 +101,7 @@ def simplify_queue(state: State) -> None:
     state.counters[QUEUED] = 0
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def reduce_arc(state: State, end: int, count: int) -> int:
     """Simplify a complete arc of so many vertices; gives how many are left."""
     ends, corners = state.ends, state.corners
@@ -126,7 +125,7 @@ def reduce_arc(state: State, end: int, count: int) -> int:
     return int(reduce_chain(state, items, places, kept))
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def is_lens(state: State, end: int) -> bool:
     """Whether what lies to the right of a complete arc is bounded by it and one other complete arc."""
     ends = state.ends
@@ -138,7 +137,7 @@ def is_lens(state: State, end: int) -> bool:
     return bool(ends[home].row == ends[end].row and ends[home].col == ends[end].col and ends[home].turn == end)
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def pin_loop(places: Any, kept: Any) -> None:
     """Keep the topmost, rightmost, lowest and leftmost corner of a closed arc, so that it never collapses.
 
@@ -171,7 +170,7 @@ def pin_loop(places: Any, kept: Any) -> None:
         kept[one if one > 0 else two] = True
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def simplify_open(state: State, lower: int) -> None:
     """Simplify the chains that go on below the current row, up to their last corner, which stays for good."""
     start, label, corners = state.start[lower], state.label[lower], state.corners
@@ -205,7 +204,7 @@ def simplify_open(state: State, lower: int) -> None:
         reduce_chain(state, items, places, kept)
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def reduce_chain(state: State, items: Any, places: Any, kept: Any) -> int:
     """Take the corners out of a chain that are not needed within the tolerance; gives how many vertices are left.
 
@@ -245,7 +244,7 @@ def reduce_chain(state: State, items: Any, places: Any, kept: Any) -> int:
     return left
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def split(state: State, places: Any, kept: Any, first: int, last: int) -> None:
     """Mark the vertices that stay between two that do (Douglas and Peucker, with a stack)."""
     waiting = [(first, last)]
@@ -260,7 +259,7 @@ def split(state: State, places: Any, kept: Any, first: int, last: int) -> None:
                 waiting.append((middle, last))
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def farthest(places: Any, first: int, last: int) -> int:
     """The vertex between two others that is farthest from their chord; ``first`` if there is none off it."""
     best, found = 0.0, first
@@ -271,7 +270,7 @@ def farthest(places: Any, first: int, last: int) -> int:
     return found
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def distance(places: Any, first: int, last: int, i: int) -> float:
     """From a vertex to the chord of two others, in pixels."""
     down, right = places[last, 0] - places[first, 0], places[last, 1] - places[first, 1]
@@ -285,7 +284,7 @@ def distance(places: Any, first: int, last: int, i: int) -> float:
     return float(abs(row * right - col * down) / np.sqrt(squared))
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def is_blocked(state: State, places: Any, first: int, last: int) -> bool:
     """Whether a foreign corner or node lies on a chord, or between it and the corners that it would replace.
 
@@ -320,7 +319,7 @@ def is_blocked(state: State, places: Any, first: int, last: int) -> bool:
     return found
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def is_swept(places: Any, first: int, last: int, row: int, col: int) -> bool:
     """Whether a vertex that is not on a chain lies on its chord or, by even and odd, between chain and chord."""
     down, right = places[last, 0] - places[first, 0], places[last, 1] - places[first, 1]

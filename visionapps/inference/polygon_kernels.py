@@ -6,11 +6,9 @@ crack or none. So the cost follows the number of runs, not of pixels. Names are 
 
 from typing import Any
 
-from numba import njit
-
+from visionapps.inference.compiled import compiled
 from visionapps.inference.polygon_arcs import close_loop, complete, mark_vertex, simplify_open, simplify_queue
 from visionapps.inference.polygon_state import (
-    COMPILED,
     CORNERS,
     DEAD,
     DRAIN_POINTS,
@@ -44,7 +42,7 @@ NO_CONFIDENCE = 255
 _UP, _RIGHT, _DOWN, _LEFT = 1, 2, 4, 8  # the cracks of a vertex that are boundaries
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def advance(state: State, labels: Any, confidence: Any, areas: Any, begin: int) -> int:
     """Scan rows until they are finished, a pool is too small (FULL), or complete regions should be taken (DUE).
 
@@ -87,7 +85,7 @@ def advance(state: State, labels: Any, confidence: Any, areas: Any, begin: int) 
     return int(labels.shape[0])
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def find_runs(state: State, labels: Any, lower: int) -> None:
     """Cut a row into runs of equal labels; the labels of unwanted classes become VOID first."""
     start, label, classes = state.start[lower], state.label[lower], state.classes
@@ -110,7 +108,7 @@ def find_runs(state: State, labels: Any, lower: int) -> None:
     state.counters[RUNS + lower] = runs
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def join_runs(state: State, confidence: Any, area: float, lower: int) -> None:
     """Give each run of the lower row its region, joining regions of the upper row that it connects; count pixels."""
     upper = 1 - lower
@@ -145,7 +143,7 @@ def join_runs(state: State, confidence: Any, area: float, lower: int) -> None:
             region[run] = root(regions, region[run])
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def new_region(state: State, label: int) -> int:
     """A region without pixels."""
     regions = state.regions
@@ -158,7 +156,7 @@ def new_region(state: State, label: int) -> int:
     return region
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def join(state: State, kept: int, gone: int) -> int:
     """Make one region of two; gives the one that is kept."""
     if kept == gone:
@@ -180,7 +178,7 @@ def join(state: State, kept: int, gone: int) -> int:
     return kept
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def trace_row(state: State, lower: int) -> None:
     """Continue, join, split and begin arcs at the vertices between the upper and the lower row."""
     upper = 1 - lower
@@ -210,7 +208,7 @@ def trace_row(state: State, lower: int) -> None:
         quad[3], quad[2] = quad[0], quad[1]
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def place_vertex(state: State, col: int, cracks: int) -> None:
     """A corner, where the chain turns (or begins, or two meet), or a node."""
     tip, other, corners = state.tip, state.other, state.corners
@@ -247,14 +245,14 @@ def place_vertex(state: State, col: int, cracks: int) -> None:
         other[other[here]] = there
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def meet(state: State, tip: int, corner: int) -> None:
     """Let a new corner and the last item of a chain point to each other."""
     relink(state, tip, NONE, corner)
     relink(state, corner, NONE, tip)
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def place_node(state: State, col: int, cracks: int) -> None:
     """End the arcs that arrive from above and from the left, begin those that leave, and note how walkers go on."""
     tip, other, ends, arms = state.tip, state.other, state.ends, state.arms
@@ -290,7 +288,7 @@ def place_node(state: State, col: int, cracks: int) -> None:
         attach(state, end, state.quad[direction])
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def complete_regions(state: State, lower: int) -> None:
     """Put the regions that do not reach the lower row on the list, and drop those that are too small at once."""
     regions, ends, counters = state.regions, state.ends, state.counters

@@ -9,10 +9,9 @@ wants it, and not one ring that touches itself.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from visionapps.inference.compiled import compiled
 from visionapps.inference.polygon_state import (
-    COMPILED,
     PENDING,
     POINTS,
     REGIONS,
@@ -56,7 +55,7 @@ def take_rings(state: State) -> Rings:
     return rings._replace(points=rings.points[:points], rings=rings.rings[: used + 1])
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def write_regions(state: State, out: Rings) -> Any:
     """Write all pending regions and free them; gives the numbers of vertices and rings written."""
     regions, counters = state.regions, state.counters
@@ -75,7 +74,7 @@ def write_regions(state: State, out: Rings) -> Any:
     return points, rings
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def write_region(state: State, out: Rings, region: int, points: int, rings: int) -> Any:
     """Write the rings of a region behind those already there; gives the new numbers of vertices and rings."""
     ends, regions = state.ends, state.regions
@@ -98,7 +97,7 @@ def write_region(state: State, out: Rings, region: int, points: int, rings: int)
     return points, rings
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def write_ring(state: State, points: Any, start: int, count: int) -> int:
     """Write the ring that begins with an arc, and take the marks off its arcs; gives the new number of vertices."""
     ends, corners = state.ends, state.corners
@@ -130,7 +129,7 @@ def write_ring(state: State, points: Any, start: int, count: int) -> int:
     return count + 1
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def is_clockwise(points: Any, begin: int, end: int) -> bool:
     """Whether the ring of the points [begin, end) runs clockwise on the screen."""
     twice_area = 0.0
@@ -139,7 +138,7 @@ def is_clockwise(points: Any, begin: int, end: int) -> bool:
     return twice_area > 0
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def reverse(points: Any, begin: int, end: int) -> None:
     """Turn the order of the points [begin, end) round."""
     end -= 1
@@ -150,7 +149,7 @@ def reverse(points: Any, begin: int, end: int) -> None:
         end -= 1
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def bring_forward(out: Rings, first_ring: int, rings: int, first_point: int, begin: int) -> None:
     """Move the last ring of a region, which is its outline, before the others."""
     end = out.rings[rings]

@@ -13,9 +13,9 @@ Everything is recycled, so memory follows the open boundary and not the raster.
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
-COMPILED: dict[str, Any] = {"cache": True, "nogil": True, "error_model": "numpy"}
+from visionapps.inference.compiled import compiled
+
 NONE = -(2**31)
 VOID = 255  # label of pixels that belong to no region
 WINDOW = 512  # rows after which open chains are simplified; the lattice bitmap holds twice as many
@@ -121,13 +121,13 @@ def grown(state: State) -> State:
     return state._replace(**pools)
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def has_room(pool: Any, counters: Any, at: int, wanted: int) -> bool:
     """Whether a pool has so many free items."""
     return bool(len(pool) - counters[at + 1] + counters[at + 2] >= wanted)
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def take(pool: Any, counters: Any, at: int) -> int:
     """An item of a pool, with whatever it held before."""
     head = int(counters[at])
@@ -139,7 +139,7 @@ def take(pool: Any, counters: Any, at: int) -> int:
     return int(counters[at + 1]) - 1
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def give(pool: Any, counters: Any, at: int, item: int) -> None:
     """Return an item to its pool."""
     pool[item].row = counters[at]
@@ -147,7 +147,7 @@ def give(pool: Any, counters: Any, at: int, item: int) -> None:
     counters[at + 2] += 1
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def new_end(state: State, row: int, col: int) -> int:
     """An end at a vertex, of an arc that is not complete."""
     ends = state.ends
@@ -158,7 +158,7 @@ def new_end(state: State, row: int, col: int) -> int:
     return end
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def root(regions: Any, region: int) -> int:
     """The region that this one has become part of."""
     while regions[region].parent != region:
@@ -167,7 +167,7 @@ def root(regions: Any, region: int) -> int:
     return region
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def relink(state: State, item: int, old: int, new: int) -> None:
     """Let an item point to another one where it pointed to old (NONE: where it pointed to nothing yet)."""
     if item < 0:
@@ -178,13 +178,13 @@ def relink(state: State, item: int, old: int, new: int) -> None:
         state.corners[item].b = new
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def beyond(corners: Any, item: int, before: int) -> int:
     """The neighbour of a corner that is not ``before``."""
     return int(corners[item].b if corners[item].a == before else corners[item].a)
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def release(state: State, end: int) -> None:
     """Say that the region to the right of an arc needs it no more; free it when neither side does."""
     ends, corners, counters = state.ends, state.corners, state.counters
@@ -202,7 +202,7 @@ def release(state: State, end: int) -> None:
     give(ends, counters, ENDS, mate)
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def attach(state: State, end: int, region: int) -> None:
     """Put the right side of an arc on the list of its region; outside all regions nobody needs it."""
     if region < 0:
@@ -217,7 +217,7 @@ def attach(state: State, end: int, region: int) -> None:
     regions[region].tail = end
 
 
-@njit(**COMPILED)  # type: ignore[untyped-decorator]
+@compiled
 def drop(state: State, region: int) -> None:
     """Release all arcs of a complete region."""
     end = state.regions[region].head

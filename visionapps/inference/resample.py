@@ -10,8 +10,8 @@ it grows. That is how photos are resized for training, too. Pixels that are not 
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 
+from visionapps.inference.compiled import compiled
 from visionapps.inference.sources import Pixels, Source
 from visionapps.structures import GeoRef
 from visionapps.windows import Window
@@ -105,15 +105,7 @@ def _within(axis: Taps, begin: int, end: int, length: int) -> tuple[Taps, int, i
     return Taps(first - start, weights), start, min(length, int(first[-1]) + weights.shape[1]) - start
 
 
-def _compiled(function: Any) -> Any:
-    """Compile at the first call, without the interpreter's lock; keep the result on disk where that is possible."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return njit(nogil=True)(function)
-
-
-@_compiled
+@compiled
 def _weigh(source: Any, rows: Any, cols: Any, result: Any, top: Any, room: Any, rounded: Any) -> None:
     """Weighted means of the valid pixels; a pixel of the result is valid where they make up at least half of it.
 
