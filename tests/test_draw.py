@@ -1,5 +1,7 @@
 """From scenes to files: what is refused before anything is drawn, what a killed run leaves, what the summary says."""
 
+import hashlib
+import json
 import re
 import subprocess
 import sys
@@ -11,16 +13,20 @@ import pytest
 import rasterio
 import torch
 from PIL import Image
+from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
 from rasterio.transform import Affine
 
 from visionapps.cli.main import main
 from visionapps.errors import ConfigError
 from visionapps.inference.bundle import Bundle
-from visionapps.inference.draw import fingerprint, plan_jobs
+from visionapps.inference.draw import file_hash, fingerprint, plan_jobs
 from visionapps.inference.inputs import Input
+from visionapps.inference.journal import Journal
+from visionapps.inference.products import Band
 from visionapps.models import unet
 from visionapps.structures import LabelSpace
+from visionapps.windows import Window
 
 LABELS = LabelSpace(("roof", "road", "tree"), ((200, 0, 0), (0, 100, 0), (0, 0, 50)))
 HEIGHT, WIDTH = 300, 200
@@ -30,11 +36,11 @@ DIES = """
 import os, signal, sys
 from visionapps.inference.network import Network
 compute, calls = Network.__call__, [0]
-def call(self, tiles):
+def call(self, tiles, full=0):
     calls[0] += 1
     if calls[0] == 17:  # in the fifth row of four tiles
         os.kill(os.getpid(), signal.SIGKILL)
-    return compute(self, tiles)
+    return compute(self, tiles, full=full)
 Network.__call__ = call
 from visionapps.cli.main import main
 sys.exit(main(sys.argv[1:]))
@@ -185,3 +191,111 @@ def test_the_fingerprint_changes_with_the_weights(bundle, tmp_path):
     Bundle(unet("resnet10t", 3, channels=(8, 8, 8, 8, 8)).eval(), LABELS, 64).save(tmp_path / "other")
     assert fingerprint([bundle]) == fingerprint([bundle]) != fingerprint([tmp_path / "other"])
     assert fingerprint([bundle, tmp_path / "other"]) != fingerprint([tmp_path / "other", bundle])
+
+
+def write_scene(path: Path, *, points: bool = False) -> None:
+    """An image of 40 x 40; its place is told by a transform, or by control points only."""
+    with rasterio.open(path, "w", driver="GTiff", dtype="uint8", count=3, height=40, width=40) as file:
+        file.write(np.random.default_rng(0).integers(0, 256, (3, 40, 40), dtype=np.uint8))
+        if points:
+            corners = [GroundControlPoint(r, c, 10 + c / 1e3, 50 - r / 1e3) for r in (0, 40) for c in (0, 40)]
+            file.gcps = corners, CRS.from_epsg(4326)
+        else:
+            file.crs, file.transform = CRS.from_epsg(32633), Affine(1, 0, 4e5, 0, -1, 5e6)
+
+
+def test_a_scene_that_a_file_refuses_fails_alone(bundle, tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    for name in "abc":
+        write_scene(images / f"{name}.tif", points=name == "b")
+    words = ["predict", str(bundle), str(images), "--out", str(tmp_path / "maps"), "--vectors", "gpkg"]
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert "b.tif: has ground control points and no transform" in error
+    assert "1 of 3 files failed" in error
+    assert sorted(path.name for path in (tmp_path / "maps").glob("*.gpkg")) == ["a.gpkg", "c.gpkg"]
+    assert not (tmp_path / "maps" / "b.tif").exists(), "all files of a scene or none"
+
+
+def test_a_journal_in_the_way_of_one_scene_does_not_stop_the_others(bundle, raster, tmp_path, capsys):
+    images, maps = tmp_path / "images", tmp_path / "maps"
+    images.mkdir()
+    for name in ("a", "b"):
+        (images / f"{name}.tif").write_bytes(raster.read_bytes())
+    maps.mkdir()
+    with Journal(maps / ".a.tif.journal", {"model": "another"}) as journal:
+        journal.add(Band(Window(0, 0, 48, WIDTH), np.zeros((1, 48, WIDTH), np.uint8)))
+    words = ["predict", str(bundle), str(images), "--out", str(maps), *TILES]
+    assert main(words) == 1
+    assert "a.tif" in (error := capsys.readouterr().err)
+    assert "1 of 2 files failed" in error
+    assert (maps / "b.tif").exists()
+    assert not (maps / "a.tif").exists()
+
+
+def test_an_edited_file_has_another_hash(tmp_path):
+    one, other = tmp_path / "one.geojson", tmp_path / "other.geojson"
+    one.write_text("{}")
+    other.write_text("{} ")
+    assert file_hash(one) == hashlib.sha256(b"{}").hexdigest() != file_hash(other)
+
+
+def test_images_outside_of_the_area_are_counted_and_no_failure(bundle, tmp_path, capsys):
+    images = tmp_path / "images"
+    images.mkdir()
+    write_scene(images / "here.tif")
+    with rasterio.open(images / "there.tif", "w", driver="GTiff", dtype="uint8", count=3, height=40, width=40,
+                       crs=CRS.from_epsg(32633), transform=Affine(1, 0, 5e5, 0, -1, 5e6)) as file:  # fmt: skip
+        file.write(np.ones((3, 40, 40), np.uint8))
+    ring = [[400010, 4999970], [400030, 4999970], [400030, 4999990], [400010, 4999990], [400010, 4999970]]
+    area = {
+        "type": "FeatureCollection",
+        "crs": {"type": "name", "properties": {"name": "urn:ogc:def:crs:EPSG::32633"}},
+        "features": [{"type": "Feature", "properties": {}, "geometry": {"type": "Polygon", "coordinates": [ring]}}],
+    }
+    (tmp_path / "area.geojson").write_text(json.dumps(area))
+    words = [
+        "predict",
+        str(bundle),
+        str(images),
+        "--out",
+        str(tmp_path / "maps"),
+        "--aoi",
+        str(tmp_path / "area.geojson"),
+    ]
+    assert main(words) == 0
+    assert "1 of 2 images lie outside of" in capsys.readouterr().err
+    with rasterio.open(tmp_path / "maps" / "here.tif") as file:
+        valid = file.read(1) != 255
+    expected = np.zeros((40, 40), bool)
+    expected[10:30, 10:30] = True
+    assert np.array_equal(valid, expected)
+
+
+def test_skipping_existing_files_draws_the_missing_ones_of_an_image(bundle, raster, tmp_path):
+    assert predict(bundle, raster, tmp_path) == 0
+    before = (tmp_path / "ortho.tif").stat().st_mtime_ns
+    assert predict(bundle, raster, tmp_path, "--skip-existing", "--vectors", "gpkg") == 0
+    assert (tmp_path / "ortho.gpkg").exists()
+    assert (tmp_path / "ortho.tif").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--exact", "--tta", "flips"], "leave out --tta and --scales, or --exact"),
+        (["--exact", "--overlap", "8"], "leave out --overlap"),
+        (["--threads", "0"], "threads 0: at least 1 must decode pixels"),
+        (["--vectors", "gpkg", "--vector-classes", "lake"], "no class lake; there are roof, road, tree"),
+        (["--devices", "cpu,cpu", "--workers", "2"], "leave out --workers and --ray"),
+        (["--scores", "certainty"], "certainty unknown; choose from confidence, entropy"),
+        (["--scores", "disagreement"], "give several models, or --tta flips"),
+        (["--tile", "50"], "tile 50 px: must be a multiple of the model's stride 32"),
+        (["--device", "gpu"], "device 'gpu': not usable here"),
+    ],
+)
+def test_wrong_options_are_answered_by_what_to_do(bundle, raster, tmp_path, capsys, words, reason):
+    assert main(["predict", str(bundle), str(raster), "--out", str(tmp_path / "maps"), *words]) == 1
+    assert reason in capsys.readouterr().err
+    assert not (tmp_path / "maps").exists()

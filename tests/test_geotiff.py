@@ -228,3 +228,18 @@ def test_a_map_that_the_disk_cuts_off_is_an_error_even_where_gdal_says_nothing(t
     for case, said in zip(cases, call_each("test_geotiff", "write_on_a_small_disk", cases), strict=True):
         assert said.startswith(f"refused: {path}: cannot be written ("), f"{case}: {said}"
     assert list(path.parent.iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_overviews_of_a_map_with_large_empty_corners_are_complete(tmp_path: Path, kind: str) -> None:
+    """GDAL stores no block of an overview under which there is no data, and none whose mode is no data."""
+    empty = KINDS[kind].nodata or 0
+    pixels = np.full((BANDS[kind], 3200, 2100), empty, np.uint8)
+    pixels[:, 1100:, 1100:] = 7
+    pixels[:, 5, 5] = 9  # a block of the map with data, which no overview by mode shows
+    write(tmp_path / "a.tif", KINDS[kind], pixels, options=MapOptions(overviews=True), cuts=(512,))
+    with rasterio.open(tmp_path / "a.tif") as file:
+        assert file.overviews(1) == [2, 4, 8]
+        assert np.array_equal(file.read(), pixels)
+    with rasterio.open(tmp_path / "a.tif", overview_level=1) as file:
+        assert (file.read()[:, 280:, 280:] == 7).all()

@@ -6,10 +6,10 @@ Pixels without data get the value 255. An interrupted run goes on where it was w
 """
 
 import argparse
-import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -95,9 +95,13 @@ def run(options: argparse.Namespace) -> int:
         print("nothing to do: all maps are there already")
         return 0
     order, engine, surveyor = _prepare(options)
-    sheets, failures = surveyor.survey(jobs, each=lambda items: _bar(items, "looking at images"))
+    sheets, failures, outside = surveyor.survey(jobs, each=lambda items: _bar(items, "looking at images"))
     if failures and len(jobs) == 1:
         raise failures[0].error
+    if outside:
+        print(f"{len(outside)} of {len(jobs)} images lie outside of {options.aoi}", file=sys.stderr)
+    if not sheets and not failures:
+        raise ConfigError(f"{options.aoi}: meets none of the images; check the file and its reference system")
     if options.dry_run:
         _print_plan(sheets, surveyor.estimate(sheets, timed=True) if sheets else None)
         return _print_failures(failures, len(jobs))
@@ -130,7 +134,7 @@ def _jobs(options: argparse.Namespace) -> "list[Job]":
     if not jobs[0].outputs:
         raise ConfigError("--kind none draws nothing by itself; add --vectors or --scores")
     if options.skip_existing:
-        jobs = [job for job in jobs if not all(path.exists() for path in job.outputs)]
+        jobs = [rest for job in jobs if (rest := job.without_existing()).outputs]
     for job in jobs:
         job.refuse_existing(options.overwrite)
     return jobs
@@ -153,8 +157,12 @@ def _prepare(options: argparse.Namespace) -> "tuple[Order, Engine, Surveyor]":
         overwrite=options.overwrite, compression=options.compress, overviews=options.overviews, cog=options.cog
     )
     vectors = VectorOptions(options.simplify, options.min_area, tuple(listed(options.vector_classes)) or None)
-    order = Order(reading, computing, bundles[0].labels, maps, vectors)
-    engine = computing.engine(bundles)
+    _check_names(vectors.classes, bundles[0].labels.names)
+    elsewhere = _wants_workers(options)
+    # The driver of workers only plans: it takes no room on a GPU that is theirs.
+    engine = (replace(computing, device="cpu", compiled=False) if elsewhere else computing).engine(bundles)
+    arithmetic = f"workers, {computing.device}, {computing.precision}" if elsewhere else engine.arithmetic
+    order = Order(reading, computing, bundles[0].labels, maps, vectors, arithmetic)
     return order, engine, Surveyor(reading, engine.network, computing.settled(bundles), products=computing.products)
 
 
@@ -170,17 +178,22 @@ def _draw(
         draw(desk, engine, sheets)
         return engine.tally
     with workers:
-        draw_elsewhere(desk, workers, sheets, on_tiles=bar.update)
-    return workers.tally
+        clock = draw_elsewhere(desk, workers, sheets, on_tiles=bar.update)
+    tally = workers.tally
+    spent = {stage: seconds / workers.count for stage, seconds in tally.clock.seconds.items()}
+    tally.clock.seconds = spent | clock.seconds
+    return tally
 
 
 def _workers(order: "Order", options: argparse.Namespace) -> "Workers | None":
+    if options.devices and (options.workers is not None or options.ray is not None):
+        raise ConfigError("--devices names a process each on this machine; leave out --workers and --ray")
     if options.ray is not None:
         from visionapps.inference.ray_workers import RayWorkers
 
         address = None if options.ray == "local" else options.ray
         return RayWorkers(order.computing, order.reading, workers=options.workers or 2, address=address)
-    if options.workers is None and options.devices is None:
+    if not _wants_workers(options):
         return None
     from visionapps.inference.workers import LocalWorkers, local_devices
 
@@ -189,6 +202,16 @@ def _workers(order: "Order", options: argparse.Namespace) -> "Workers | None":
     else:
         devices = local_devices(options.workers, options.device)
     return LocalWorkers(order.computing, order.reading, devices=devices)
+
+
+def _wants_workers(options: argparse.Namespace) -> bool:
+    return options.ray is not None or options.workers is not None or options.devices is not None
+
+
+def _check_names(classes: tuple[str, ...] | None, names: tuple[str, ...]) -> None:
+    unknown = [name for name in classes or () if name not in names]
+    if unknown:
+        raise ConfigError(f"--vector-classes: no class {', '.join(unknown)}; there are {', '.join(names)}")
 
 
 def _bar(items: Iterable[T], text: str) -> Iterator[T]:
@@ -262,6 +285,7 @@ def _how_it_went(tally: "Tally", seconds: float) -> str:
     """One line for those who want to know where the time went."""
     from visionapps.inference.draw import WRITE
     from visionapps.inference.engine import COMPUTE, MERGE, READ
+    from visionapps.runtime import peak_memory
 
     spent = tally.clock.seconds
     stages = {
@@ -272,7 +296,7 @@ def _how_it_went(tally: "Tally", seconds: float) -> str:
     slowest = max(stages, key=lambda name: stages[name])
     total = max(seconds, 1e-9)
     shares = ", ".join(f"{name} {value / total:.0%}" for name, value in stages.items())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = peak_memory() / 2**20
     rate = tally.finished / total / 1e6
     text = (
         f"{tally.finished / 1e6:,.1f} megapixels in {_duration(seconds)} ({rate:.2f} a second); "

@@ -23,6 +23,10 @@ _POLYGONS = (3, 6)  # GEOS's numbers of Polygon and MultiPolygon
 log = logging.getLogger(__name__)
 
 
+class OutsideError(DataError):
+    """A raster lies outside of the area."""
+
+
 class Area:
     """Polygons on the grid of one raster. A pixel belongs to the area if its centre does."""
 
@@ -73,7 +77,7 @@ class Area:
             ) from error
         area = cls([_moved(polygon, inverse) for polygon in onto], shape)
         if not len(area._parts):
-            raise DataError(
+            raise OutsideError(
                 f"{path}: none of its {len(polygons)} polygons meets {name}; use the area of this raster, and check "
                 "that both have the right coordinate reference system"
             )

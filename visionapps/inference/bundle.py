@@ -36,7 +36,7 @@ class Bundle:
     Attributes:
         model: built by a function of visionapps.models, so that its recipe can build it again.
         labels: what its K outputs mean.
-        tile: side in pixels of the square it was trained on; prediction uses the same by default.
+        tile: side in pixels of the square it was trained on.
         card: free plain data for people: metrics, date, version.
         resize: (H, W) that its training photos were resized to; None: they kept their size.
         gsd: metres on the ground per pixel that it was trained at, > 0; None: not known, rasters are taken as they are.

@@ -1,13 +1,15 @@
 """From many scenes to files: opens scenes as their turn comes, hands out what is missing, takes what is done."""
 
 import hashlib
+import threading
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from visionapps import __version__
-from visionapps.errors import ConfigError, DataError
+from visionapps.errors import ConfigError, DataError, OutputError
+from visionapps.inference.bundle import MODEL, WEIGHTS
 from visionapps.inference.dispatch import Workers
 from visionapps.inference.drawing import Drawing, Drawn, Job
 from visionapps.inference.engine import Engine, Scene
@@ -15,6 +17,7 @@ from visionapps.inference.geotiff import MapOptions
 from visionapps.inference.inputs import Input
 from visionapps.inference.photos import restored
 from visionapps.inference.products import Band
+from visionapps.inference.rasters import members
 from visionapps.inference.shards import split
 from visionapps.inference.sources import Source
 from visionapps.inference.survey import Failure, Sheet
@@ -37,6 +40,7 @@ class Order:
         labels: what the maps' values mean.
         options: how pictures are written.
         vectors: how polygons are drawn.
+        arithmetic: device and precision in words; a map is drawn with one of them, also if its run is interrupted.
     """
 
     reading: Reading
@@ -44,6 +48,7 @@ class Order:
     labels: LabelSpace
     options: MapOptions = field(default_factory=MapOptions)
     vectors: VectorOptions = field(default_factory=VectorOptions)
+    arithmetic: str = ""
 
 
 @dataclass
@@ -53,7 +58,8 @@ class _Open:
     sheet: Sheet
     source: Source
     drawing: Drawing
-    kept: list[Band]  # of a resized photo, until all are there
+    kept: list[Band] = field(default_factory=list)  # of a resized photo, until all are there
+    given_up: threading.Event = field(default_factory=threading.Event)  # no more of it is to be read
 
 
 class Desk:
@@ -63,7 +69,7 @@ class Desk:
 
     Attributes:
         drawn: finished scenes.
-        failures: scenes whose images cannot be read.
+        failures: scenes that cannot be drawn, for a reason of their own.
     """
 
     def __init__(self, order: Order, *, on_found: Callable[[int], object] | None = None) -> None:
@@ -76,6 +82,7 @@ class Desk:
         self._on_found = on_found
         self._model = fingerprint(order.computing.bundles)
         self._open: dict[int, _Open] = {}
+        self._given_up: list[Source] = []  # closed at the end: the reader may still be in them
         self.drawn: list[tuple[Job, Drawn]] = []
         self.failures: list[Failure] = []
 
@@ -85,7 +92,7 @@ class Desk:
             sheet = opened.sheet
             source = self._order.reading.shown(opened.source)
             for rows in _missing(opened):
-                yield Scene(source, sheet.plan, rows, sheet.key)
+                yield Scene(source, sheet.plan, rows, sheet.key, opened.given_up)
 
     def parts(self, sheets: Iterable[Sheet]) -> Generator[Part, None, None]:
         """What is missing of the scenes, as plain data for workers."""
@@ -109,25 +116,27 @@ class Desk:
                 raise outcome
             self._add(opened, outcome)
             if not opened.drawing.missing:
-                self.drawn.append((opened.sheet.job, opened.drawing.finish()))
-                self._close(key)
+                self._finish(opened)
         except DataError as error:  # this image's own fault; a full disk stops everything
-            self.failures.append(Failure(opened.sheet.job, error))
-            self._close(key)
+            self._give_up(opened, error)
 
     def settle(self) -> None:
         """After the last band: finish the scenes of which nothing was missing."""
-        for key, opened in list(self._open.items()):
+        for opened in list(self._open.values()):
             assert not opened.drawing.missing, f"{opened.sheet.job.image.name} is not complete"
-            self.drawn.append((opened.sheet.job, opened.drawing.finish()))
-            self._close(key)
+            try:
+                self._finish(opened)
+            except DataError as error:
+                self._give_up(opened, error)
 
     def __enter__(self) -> "Desk":
         return self
 
     def __exit__(self, *error: object) -> None:
-        for key in list(self._open):
-            self._close(key)
+        for opened in list(self._open.values()):
+            self._close(opened)
+        for source in self._given_up:
+            source.close()
 
     def _opened(self, sheets: Iterable[Sheet]) -> Iterator[_Open]:
         order = self._order
@@ -137,17 +146,22 @@ class Desk:
             except DataError as error:
                 self.failures.append(Failure(sheet.job, error))
                 continue
-            drawing = Drawing(
-                sheet.job,
-                source,
-                labels=order.labels,
-                spec=order.reading.spec,
-                products=order.computing.products,
-                identity=self._identity(sheet),
-                options=order.options,
-                vectors=order.vectors,
-            )
-            opened = _Open(sheet, source, drawing, [])
+            try:
+                drawing = Drawing(
+                    sheet.job,
+                    source,
+                    labels=order.labels,
+                    spec=order.reading.spec,
+                    products=order.computing.products,
+                    identity=self._identity(sheet),
+                    options=order.options,
+                    vectors=order.vectors,
+                )
+            except OutputError as error:  # a journal of other settings, or another run: the other scenes can be drawn
+                self.failures.append(Failure(sheet.job, error))
+                source.close()
+                continue
+            opened = _Open(sheet, source, drawing)
             self._open[sheet.key] = opened
             if self._on_found:
                 done = len(sheet.plan.rows.starts) - sum(len(rows) for rows in _missing(opened))
@@ -162,10 +176,21 @@ class Desk:
         if sum(b.window.height for b in opened.kept) == opened.sheet.plan.rows.length:
             opened.drawing.add(restored(sorted(opened.kept, key=lambda b: b.window.row), opened.sheet.shape))
 
-    def _close(self, key: int) -> None:
-        opened = self._open.pop(key)
+    def _finish(self, opened: _Open) -> None:
+        self.drawn.append((opened.sheet.job, opened.drawing.finish()))
+        self._close(opened)
+
+    def _give_up(self, opened: _Open, error: DataError) -> None:
+        opened.given_up.set()
+        self.failures.append(Failure(opened.sheet.job, error))
+        opened.drawing.abandon()
+        self._given_up.append(opened.source)
+        del self._open[opened.sheet.key]
+
+    def _close(self, opened: _Open) -> None:
         opened.drawing.abandon()  # nothing is left to abandon where it is finished
         opened.source.close()
+        del self._open[opened.sheet.key]
 
     def _identity(self, sheet: Sheet) -> dict[str, Any] | None:
         """Everything that decides the pixels of a scene; None for scenes of one row of tiles."""
@@ -177,12 +202,13 @@ class Desk:
             "visionapps": __version__,
             "image": _image_identity(sheet.job.image),
             "model": self._model,
-            "reading": {k: str(v) if isinstance(v, Path) else v for k, v in asdict(order.reading).items()},
+            "reading": {k: v for k, v in asdict(order.reading).items() if k != "area"},
+            "area": None if order.reading.area is None else file_hash(order.reading.area),
             "plan": asdict(sheet.plan),
             "weights": computing.weights,
             "views": asdict(computing.views),
             "products": computing.products.extras,
-            "precision": computing.precision,
+            "arithmetic": order.arithmetic,
         }
 
 
@@ -249,7 +275,7 @@ def draw(desk: Desk, engine: Engine, sheets: Iterable[Sheet]) -> None:
 
 def draw_elsewhere(
     desk: Desk, workers: Workers, sheets: Sequence[Sheet], *, on_tiles: Callable[[int], object] | None = None
-) -> None:
+) -> Clock:
     """Draw scenes with workers that have been started; the files are those of one process, byte for byte.
 
     Args:
@@ -257,6 +283,9 @@ def draw_elsewhere(
         workers: see LocalWorkers and RayWorkers.
         sheets: what is to be drawn.
         on_tiles: told how many tiles more are done.
+
+    Returns:
+        What writing took here.
     """
 
     def items() -> Iterator[tuple[int, Band | DataError]]:
@@ -265,17 +294,21 @@ def draw_elsewhere(
                 on_tiles(len(answer.part.plan.cols.starts))
             yield answer.part.key, answer.outcome
 
-    _take_all(desk, items(), Clock())
+    clock = Clock()
+    _take_all(desk, items(), clock)
+    return clock
 
 
 def fingerprint(bundles: Sequence[Path]) -> str:
     """A number that tells models apart: SHA-256 of all files that decide what a bundle computes."""
-    digest = hashlib.sha256()
-    for folder in bundles:
-        for name in ("model.yaml", "weights.safetensors"):
-            with (folder / name).open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()[:16]
+    files = (folder / name for folder in bundles for name in (MODEL, WEIGHTS))
+    return hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()[:16]
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _take_all(desk: Desk, items: Iterable[tuple[int, Band | DataError]], clock: Clock) -> None:
@@ -300,5 +333,12 @@ def _missing(opened: _Open) -> list[range]:
 def _image_identity(image: Input) -> Mapping[str, Any]:
     if image.path is None:
         return {"name": image.name}
-    stat = image.path.stat()
-    return {"name": str(image.path.resolve()), "bytes": stat.st_size, "modified": stat.st_mtime_ns}
+    files = [image.path]
+    if image.path.suffix.lower() == ".vrt":  # pixels lie in the files that it names
+        files = members(image.path)
+    stats = [file.stat() for file in files]
+    return {
+        "name": str(image.path.resolve()),
+        "bytes": sum(stat.st_size for stat in stats),
+        "modified": max(stat.st_mtime_ns for stat in stats),
+    }

@@ -48,6 +48,14 @@ class Job:
         """The folder of finished bands, the same whichever files are drawn of the image."""
         return self.outputs[0].with_name(f".{self.image.filename}.journal")
 
+    def without_existing(self) -> "Job":
+        """The files that are not there yet."""
+        mask, overlay, scores, vectors = (
+            None if path is None or path.exists() else path
+            for path in (self.mask, self.overlay, self.scores, self.vectors)
+        )
+        return Job(self.image, mask, overlay, scores, vectors)
+
     def refuse_existing(self, overwrite: bool) -> None:
         """Raise OutputError when a file stands there already and may not be replaced, or a folder has its name.
 
@@ -242,9 +250,11 @@ class Drawing:
             if path.exists():
                 for suffix in _SIDE_FILES:
                     path.with_name(path.name + suffix).unlink(missing_ok=True)
-        for file in files:
+        for file in files:  # the journal goes next: after a power cut the files must be there, and whole
+            _sync(file)
             os.replace(file, folder / file.name)
         self._staging.rmdir()
+        _sync(folder)
 
     def _drop_journal(self) -> None:
         if self._journal is None and self._job.journal.exists():  # an earlier run with other settings left it
@@ -270,3 +280,14 @@ class Drawing:
                 for path in self._job.outputs:
                     text = text.replace(str(self._staging / path.name), str(path))
             raise OutputError(text) from error
+
+
+def _sync(path: Path) -> None:
+    """Have a file or a folder's list of names on the disk, not only on its way there."""
+    if os.name == "nt":  # there folders cannot be opened, and files only for writing
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -3,6 +3,7 @@
 Shapes: C bands, S score planes, N product planes, h w tile.
 """
 
+import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -20,13 +21,11 @@ from visionapps.inference.products import Band, Products
 from visionapps.inference.rows import TileRow, tile_rows
 from visionapps.inference.sources import INVALID, Source
 from visionapps.inference.threads import Clock, read_ahead
+from visionapps.inference.tiling import tiles_per_call
 
 READ, COMPUTE, MERGE = "reading", "network", "merging"  # stages of the clock
 WAIT_READ = "waiting for pixels"
 _AHEAD = 2  # tile rows that wait for the network: one hides the reading, two hide its jitter
-# Pixels per call of the network. A CPU is as fast with one tile of 1024 px as with more, and needs less memory; a GPU
-# wants enough work per launch.
-_CPU_PIXELS, _GPU_PIXELS = 2**20, 2**24
 _HELD = 4  # batches' worth of tiles, skipped ones included, that wait for a batch to fill; each holds its row
 
 
@@ -39,12 +38,14 @@ class Scene:
         plan: of the source's size.
         rows: the contiguous tile rows whose bands are wanted.
         key: the caller's, to know it again.
+        given_up: set by the caller, from any thread, when no more of it is wanted.
     """
 
     source: Source
     plan: Plan
     rows: range
     key: int = 0
+    given_up: threading.Event = field(default_factory=threading.Event)
 
     @property
     def tiles(self) -> int:
@@ -110,13 +111,19 @@ class Engine:
         """
         if batch is not None and batch < 1:
             raise ConfigError(f"batch {batch}: must be at least 1 tile")
+        if threads < 1:
+            raise ConfigError(f"threads {threads}: at least 1 must decode pixels")
         self.network = network
         self.products = products or Products()
         self._batch = batch
-        self._pixels = _GPU_PIXELS if network.device.type == "cuda" else _CPU_PIXELS
         self.threads = threads
         self.tally = Tally()
         self.progress: Callable[[int], None] | None = None  # told how many tiles more are done, after each batch
+
+    @property
+    def arithmetic(self) -> str:
+        """What decides the last digits of scores, in words."""
+        return self.network.arithmetic + (f", {self._batch} tiles" if self.network.device.type == "cuda" else "")
 
     def run(self, scenes: Iterable[Scene]) -> Generator[Result, None, None]:
         """Draw scenes one after the other.
@@ -155,6 +162,8 @@ class Engine:
             try:
                 self._check_bands(scene.source)
                 for row in tile_rows(scene.source, scene.plan, fill=fill, rows=rows, threads=self.threads):
+                    if scene.given_up.is_set():
+                        break
                     yield scene, row
             except DataError as error:
                 yield scene, error
@@ -219,7 +228,7 @@ class Engine:
         if self._batch is not None:
             return self._batch
         pixels = 0 if tile.columns is None else tile.row.values.shape[1] * (tile.columns.stop - tile.columns.start)
-        return max(1, self._pixels // max(1, pixels)) if pixels else 1
+        return tiles_per_call(self.network, pixels)
 
     def _flush(self, waiting: list[_Tile]) -> Iterator[_Fetching]:
         """Compute a batch, and merge its tiles and the skipped ones between them in order."""
@@ -227,7 +236,9 @@ class Engine:
         scores: Iterator[Tensor] = iter(())
         if tiles:
             with self.tally.clock.time(COMPUTE):
-                full = self._most(next(tile for tile in waiting if tile.columns is not None))
+                first = next(tile for tile in waiting if tile.columns is not None)
+                # Not beyond what the scene itself has: a small photo shall not be computed forty times.
+                full = min(self._most(first), first.drawing.scene.plan.tiles)
                 scores = iter(self.network(np.stack(tiles), full=full))
             self.tally.computed += sum(tile.shape[-1] * tile.shape[-2] for tile in tiles)
         for tile in waiting:
@@ -257,7 +268,7 @@ class Engine:
             host = torch.empty(planes.shape, dtype=planes.dtype, pin_memory=True)
             host.copy_(planes, non_blocking=True)
             arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            arrived.record()
+            arrived.record(torch.cuda.current_stream(planes.device))  # by default that of the first GPU
         else:
             host = planes.cpu()
         return _Fetching(scene, Band(window, host.numpy()), valid, arrived)

@@ -309,7 +309,7 @@ def _mostly_valid(dataset: Any, band: int, row: int, col: int, level: int) -> bo
     for top in range(0, height, BLOCK):
         rows = min(BLOCK, height - top)
         mask = dataset.read_masks(band, window=Frame(col * side, row * side + top, width, rows))
-        valid += np.count_nonzero(mask)
+        valid += int(np.count_nonzero(mask))
     return bool(2 * valid > height * width)
 
 

@@ -83,7 +83,7 @@ class Network:
         self._single = len(members) * len(self._views) == 1
         if disagreement and self._single:
             raise ConfigError(
-                "disagreement: one model that looks once cannot disagree; give several models, or --flips"
+                "disagreement: one model that looks once cannot disagree; give several models, or --tta flips"
             )
         self._disagreement = disagreement
         self._members: list[Any] = [
@@ -99,6 +99,11 @@ class Network:
         self.stride = math.lcm(*(member.levels[-1].stride for member in members))
         self.form: Form = "logits" if self._single else "probabilities"
         self.largest_batch: int | None = None
+
+    @property
+    def arithmetic(self) -> str:
+        """What decides the last digits of scores, in words."""
+        return f"{self.device.type} {str(self._dtype).removeprefix('torch.')}{' compiled' * self._compiled}"
 
     @torch.inference_mode()
     def __call__(self, tiles: np.ndarray, *, full: int = 0) -> Tensor:

@@ -263,7 +263,7 @@ def choose(
     """
     margin = _round_up(halo or 0, multiple)
     offered = (max(_round_up(int(TILE * share), multiple), margins * margin) for share, margins in _SMALLER)
-    sizes = [tile] if tile else list(offered)
+    sizes = [tile] if tile else [size for size in offered if (overlap or 0) <= size // 2] or [TILE]
     for size in sizes:
         layout = _layout(shape, size, overlap, halo=halo, multiple=multiple)
         if memory(layout, footprint).beside <= budget:

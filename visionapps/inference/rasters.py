@@ -275,3 +275,12 @@ def root_cause(error: BaseException) -> str:
     while error.__cause__ is not None:  # rasterio says "see previous exception" and means it
         error = error.__cause__
     return " ".join(str(error).split())
+
+
+def members(path: Path) -> list[Path]:
+    """The local files that a raster consists of: a VRT and the rasters it names, side files."""
+    data = _open(str(path))
+    try:
+        return [file for name in data.files if (file := Path(name)).is_file()]
+    finally:
+        data.close()

@@ -3,17 +3,18 @@
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from visionapps.data.images import image_size
 from visionapps.errors import DataError, VisionAppsError
+from visionapps.inference.aoi import OutsideError
 from visionapps.inference.drawing import Job
 from visionapps.inference.network import Network, neutral_values
 from visionapps.inference.plan import Memory, Plan, memory
 from visionapps.inference.products import Products
-from visionapps.inference.tiling import Tiling
+from visionapps.inference.tiling import Tiling, tiles_per_call
 from visionapps.inference.work import Reading
 
 
@@ -70,7 +71,7 @@ class Surveyor:
 
     def survey(
         self, jobs: Sequence[Job], *, each: Callable[[Iterable[Job]], Iterable[Job]] = iter
-    ) -> tuple[list[Sheet], list[Failure]]:
+    ) -> tuple[list[Sheet], list[Failure], list[Job]]:
         """Open every scene once and plan it.
 
         Args:
@@ -78,17 +79,19 @@ class Surveyor:
             each: goes through the jobs; shows a progress bar, for instance.
 
         Returns:
-            Scenes that can be drawn, and those that cannot.
+            Scenes that can be drawn, those that cannot, and those outside of the area of interest.
         """
-        sheets, failures = [], []
+        sheets, failures, outside = [], [], []
         for key, job in enumerate(each(jobs)):
             try:
                 shape, seen, dtype = self._size(job)
                 plan = self._tiling.plan(seen, self._network, dtype=dtype, products=self._products)
                 sheets.append(Sheet(key, job, shape, plan))
+            except OutsideError:
+                outside.append(job)
             except DataError as error:
                 failures.append(Failure(job, error))
-        return sheets, failures
+        return sheets, failures, outside
 
     def estimate(self, sheets: Sequence[Sheet], *, timed: bool = False) -> Estimate:
         """Sum up.
@@ -112,7 +115,7 @@ class Surveyor:
             memory=most,
         )
 
-    def _size(self, job: Job) -> tuple[tuple[int, int], tuple[int, int], np.dtype | None]:
+    def _size(self, job: Job) -> tuple[tuple[int, int], tuple[int, int], np.dtype[Any] | None]:
         """(H, W) of the map, (H, W) that the network sees, and the type of the pixels."""
         if not job.image.raster and job.image.path is not None and job.image.path.is_file():
             shape = image_size(job.image.path)  # its header says so: a photo is decoded whole otherwise
@@ -124,8 +127,8 @@ class Surveyor:
             source.close()
 
     def _seconds_per_pixel(self, plan: Plan) -> float:
-        spec, batch = self._network.spec, self._tiling.batch or 1
         height, width = (min(axis.tile, axis.padded - axis.origin) for axis in (plan.rows, plan.cols))
+        spec, batch = self._network.spec, self._tiling.batch or tiles_per_call(self._network, height * width)
         tiles = np.broadcast_to(
             neutral_values(spec, np.dtype(np.uint8))[None, :, None, None], (batch, len(spec.bands), height, width)
         )

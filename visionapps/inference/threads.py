@@ -119,7 +119,7 @@ def read_ahead(
             raise failed[0]
     finally:
         channel.leave()
-        thread.join()
+        _join(thread)
 
 
 class WriteBehind(Generic[T]):
@@ -150,7 +150,12 @@ class WriteBehind(Generic[T]):
             self._channel.leave()  # what waits is not written: the run is over
         self._channel.end()
         with self._clock.time(self._wait):
-            self._thread.join()
+            try:
+                self._thread.join()
+            except BaseException:  # Ctrl-C: what waits is not written, but what is being written must end first
+                self._channel.leave()
+                _join(self._thread)
+                raise
         if error is None and self._failed:
             raise self._failed[0]
 
@@ -162,3 +167,12 @@ class WriteBehind(Generic[T]):
         except BaseException as error:  # handed over to the producer, which raises it
             self._failed.append(error)
             self._channel.leave()
+
+
+def _join(thread: threading.Thread) -> None:
+    """Wait for a thread that will end, even where Ctrl-C comes meanwhile: what it uses is closed next."""
+    try:
+        thread.join()
+    except BaseException:
+        thread.join()
+        raise

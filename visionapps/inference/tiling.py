@@ -7,10 +7,13 @@ import numpy as np
 
 from visionapps.errors import ConfigError
 from visionapps.inference.network import Network
-from visionapps.inference.plan import Footprint, Plan, choose, default_overlap, plan
+from visionapps.inference.plan import TILE, Footprint, Plan, choose, default_overlap, plan
 from visionapps.inference.products import Products
 from visionapps.runtime import total_memory
 
+# Pixels per call of the network. A CPU is as fast with one tile of 1024 px as with more, and needs less memory; a GPU
+# wants enough work per launch.
+_CPU_PIXELS, _GPU_PIXELS = 2**20, 2**24
 _BUDGET = 600_000_000  # enough for 25 classes at 12,000 px width with tiles of 1024
 
 
@@ -82,5 +85,10 @@ class Tiling:
             itemsize=np.dtype(dtype or np.uint8).itemsize,
             scores=network.num_classes,
             products=(products or Products()).count(network.num_classes),
-            batch=self.batch or 1,
+            batch=self.batch or tiles_per_call(network, (self.tile or TILE) ** 2),
         )
+
+
+def tiles_per_call(network: Network, pixels: int) -> int:
+    """How many tiles of so many pixels keep the network's device busy, where nobody says."""
+    return max(1, (_GPU_PIXELS if network.device.type == "cuda" else _CPU_PIXELS) // max(1, pixels))

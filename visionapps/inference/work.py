@@ -102,6 +102,13 @@ class Computing:
                     f"{folder}: was trained on the classes {', '.join(bundle.labels.names)}, but {self.bundles[0]} on "
                     f"{', '.join(bundles[0].labels.names)}; members of an ensemble need the same classes"
                 )
+            for what in ("scale", "gsd", "resize"):
+                own, first = (b.spec.scale if what == "scale" else getattr(b, what) for b in (bundle, bundles[0]))
+                if own != first:
+                    raise WeightsError(
+                        f"{folder}: was trained with {what} {own}, but {self.bundles[0]} with {first}; members of an "
+                        "ensemble see the same pixels, so train or export them alike"
+                    )
         return bundles
 
     def engine(self, bundles: Sequence[Bundle] | None = None) -> Engine:
@@ -126,8 +133,11 @@ class Computing:
         """
         if not self.exact:
             return self.tiling
-        if self.views.scales != (1.0,):
-            raise ConfigError("exact mode: scales change what a pixel sees; leave out --scales or --exact")
+        if self.views != ONE_VIEW:
+            raise ConfigError(
+                "exact mode: views move the lattice on which the model computes, so that tiles and the whole scene "
+                "differ; leave out --tta and --scales, or --exact"
+            )
         return replace(self.tiling, halo=max(halo(bundle.model) for bundle in bundles))
 
 

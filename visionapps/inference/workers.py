@@ -147,6 +147,8 @@ def _work(pipe: Connection, computing: Computing, reading: Reading, threads: int
     threading.Thread(target=_leave_with_parent, daemon=True).start()
     keep_freed_memory()
     torch.set_num_threads(threads)
+    if computing.device.startswith("cuda"):
+        torch.cuda.set_device(computing.device)  # what says nothing of a device is meant for this one
     messages = serve(computing, reading, _PipeInbox(pipe))
     try:
         for message in messages:
