@@ -10,6 +10,7 @@ import pytest
 import rasterio
 from forked import call_each, fill_disk_at
 from rasterio.crs import CRS
+from rasterio.env import get_gdal_config, set_gdal_config
 from test_sinks import pour
 
 from visionapps.errors import ConfigError, OutputError
@@ -178,6 +179,7 @@ def test_bytes_are_the_same_while_other_threads_fill_gdals_cache(tmp_path: Path)
     pixels = np.concatenate([pixels_of("picture"), pixels_of("picture")], axis=1)
     whole = write(tmp_path / "a.tif", PICTURE, pixels)
     stop = threading.Event()
+    limit = get_gdal_config("GDAL_CACHEMAX")  # of the process: the threads change it for all tests after this one
 
     def read() -> None:
         with rasterio.open(tmp_path / "a.tif") as file:
@@ -195,6 +197,7 @@ def test_bytes_are_the_same_while_other_threads_fill_gdals_cache(tmp_path: Path)
         stop.set()
         for thread in threads:
             thread.join()
+        set_gdal_config("GDAL_CACHEMAX", limit)
 
 
 def test_wrong_options_are_refused_by_name() -> None:

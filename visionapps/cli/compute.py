@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def add_compute_options(parser: argparse.ArgumentParser) -> None:
     """How the model is applied."""
     group = parser.add_argument_group("computing")
-    group.add_argument("--tile", type=int, metavar="PX", help="side of the tiles (chosen, up to 1024)")
+    group.add_argument("--tile", type=int, metavar="PX", help="side of the tiles (chosen: 512 for large images)")
     group.add_argument("--overlap", type=int, metavar="PX", help="pixels that tiles share (a sixteenth of the tile)")
     group.add_argument("--batch", type=int, metavar="N", help="tiles at a time (chosen by the device)")
     group.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (auto: cuda if there is one)")

@@ -19,6 +19,7 @@ import numpy as np
 
 from visionapps.errors import ConfigError
 from visionapps.files import output_error, whole_output
+from visionapps.inference.block_cache import BLOCK_CACHE
 from visionapps.inference.rasters import root_cause
 from visionapps.inference.sources import INVALID, Source
 
@@ -203,7 +204,9 @@ def tiff_file(
     Raises:
         OutputError: the file exists already, or the disk refuses it.
     """
-    with whole_output(path, options.overwrite) as part:
+    # Overviews are made from what was written: without a limit, all of it would stay in memory.
+    room = max(2 * BLOCK * source.shape[1] * bands, 2**25)
+    with whole_output(path, options.overwrite) as part, BLOCK_CACHE.room(room):
         rows = TiffRows(part, path, source, kind, bands=bands, options=options)
         try:
             if describe:

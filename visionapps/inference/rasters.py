@@ -14,6 +14,7 @@ from typing import Any, Self
 import numpy as np
 
 from visionapps.errors import ConfigError, DataError
+from visionapps.inference.block_cache import BLOCK_CACHE
 from visionapps.inference.inputs import is_virtual
 from visionapps.inference.sources import ControlPoint, ControlPoints, Pixels, finite
 from visionapps.structures import GeoRef, InputSpec
@@ -72,7 +73,7 @@ class RasterSource:
         block = _stored_block(data)
         self.block = self.shape if data.driver in _SEQUENTIAL else block
         self._cache = _cache_bytes(data, block)
-        _BLOCK_CACHE.reserve(self._cache)
+        BLOCK_CACHE.reserve(self._cache)
         if not (self.georef or self.control):
             log.warning("%s: has no georeference, so its map has none either", self.name)
         elif not ((self.georef and self.georef.crs) or (self.control and self.control.crs)):
@@ -87,7 +88,7 @@ class RasterSource:
     def close(self) -> None:
         """Close the handles of all threads; none of them may be reading."""
         with self._lock:
-            _BLOCK_CACHE.reserve(-self._cache)
+            BLOCK_CACHE.reserve(-self._cache)
             self._cache = 0
             while self._handles:
                 self._handles.popitem()[1].close()
@@ -138,29 +139,6 @@ class RasterSource:
             ) from error
 
 
-class _BlockCache:
-    """GDAL's cache of decoded blocks, which all files of the process share: as large as the open ones need.
-
-    By default it is a twentieth of the machine's memory: 500 MB after 24,000 rows of 4096 px, of no use to anyone.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._reserved = 0
-        self._default = 0
-
-    def reserve(self, size: int) -> None:
-        """Make room for so many bytes, or give them back (negative)."""
-        from rasterio.env import get_gdal_config, set_gdal_config
-
-        with self._lock:
-            if not self._reserved:
-                self._default = get_gdal_config("GDAL_CACHEMAX")
-            self._reserved += size
-            set_gdal_config("GDAL_CACHEMAX", min(self._reserved, self._default) if self._reserved else self._default)
-
-
-_BLOCK_CACHE = _BlockCache()
 _OPENING = threading.Lock()  # filters of warnings belong to the process, not to a thread
 
 

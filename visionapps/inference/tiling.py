@@ -11,18 +11,18 @@ from visionapps.inference.plan import TILE, Footprint, Plan, choose, default_ove
 from visionapps.inference.products import Products
 from visionapps.runtime import total_memory
 
-# Pixels per call of the network. A CPU is as fast with one tile of 1024 px as with more, and needs less memory; a GPU
+# Pixels per call of the network. A CPU is as fast with one tile of 512 px as with more, and needs less memory; a GPU
 # wants enough work per launch.
-_CPU_PIXELS, _GPU_PIXELS = 2**20, 2**24
-_BUDGET = 600_000_000  # enough for 25 classes at 12,000 px width with tiles of 1024
+_CPU_PIXELS, _GPU_PIXELS = 2**18, 2**24
+_BUDGET = 600_000_000  # several times what 25 classes at 12,000 px width take
 
 
 @dataclass(frozen=True)
 class Tiling:
     """
     Attributes:
-        tile: side of the squares in pixels, a multiple of the network's stride; None: chosen per scene, up to 1024 px
-            and within the memory budget, so that little is computed twice.
+        tile: side of the squares in pixels, a multiple of the network's stride; None: chosen per scene, within
+            the memory budget and so that little is computed twice: see choose.
         overlap: pixels that neighbours share and blend, at most half a tile; None: a sixteenth of the tile.
         batch: tiles per call of the network; None: chosen by the device.
         halo: exact mode: every pixel is drawn by a tile that sees this many pixels around it, so that the map is that
