@@ -16,7 +16,7 @@ from harness import Clocked, build, forget_peak, peak, resident  # isort: skip
 from rasterio.windows import Window
 
 from visionapps.inference.rasters import RasterSource
-from visionapps.inference.tiling import Tiling
+from visionapps.inference.tiling import Tiling, tiles_per_call
 
 _BARE = 24  # batches that the bare forward is timed over, half of them before and half after the run
 
@@ -41,7 +41,8 @@ def main() -> None:
         maps = [((lambda path=path: RasterSource(path, SPEC)), folder / f"map_{path.name}") for path in scenes]
         draw_maps(engine, tiling, maps[:2])
         plan = tiling.plan((options.side, options.side), engine.network)
-        batch = np.zeros((engine.batch, 3, plan.rows.tile, plan.cols.tile), np.uint8)
+        count = tiles_per_call(engine.network, plan.rows.tile * plan.cols.tile)
+        batch = np.zeros((count, 3, plan.rows.tile, plan.cols.tile), np.uint8)
         bare = _forward(engine.network, model, batch)
         before = resident()
         forget_peak()
@@ -50,8 +51,8 @@ def main() -> None:
         draw_maps(engine, tiling, maps)
         cpu, inside, memory = time.process_time() - begun, model.seconds, peak() - before
         bare = (bare + _forward(engine.network, model, batch)) / _BARE
-    full = bare * options.scenes * plan.tiles / engine.batch
-    print(json.dumps({"cpu": cpu, "inside": inside, "full": full, "memory": memory, "batch": engine.batch}))
+    full = bare * options.scenes * plan.tiles / count
+    print(json.dumps({"cpu": cpu, "inside": inside, "full": full, "memory": memory, "batch": count}))
 
 
 def cut(image: Path, count: int, side: int, folder: Path) -> list[Path]:
