@@ -81,3 +81,8 @@ def output_error(path: Path, error: OSError) -> OutputError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"{path}: writing is not permitted here; choose another output folder")
     return OutputError(f"{path}: cannot be written ({error.strerror or error})")
+
+
+def is_full(folder: Path) -> bool:
+    """Whether the disk of a folder has less room than one block of a map: libraries do not say why a write failed."""
+    return shutil.disk_usage(folder).free < 2**20

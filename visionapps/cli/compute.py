@@ -12,6 +12,14 @@ if TYPE_CHECKING:
     from visionapps.inference.work import Computing, Reading
 
 
+def add_map_options(parser: argparse.ArgumentParser) -> None:
+    """Everything about how a map is computed: the same for every verb that draws one."""
+    add_compute_options(parser)
+    _add_drawing_options(parser)
+    add_input_options(parser)
+    _add_place_options(parser)
+
+
 def add_compute_options(parser: argparse.ArgumentParser) -> None:
     """How the model is applied."""
     group = parser.add_argument_group("computing")
@@ -37,7 +45,7 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_place_options(parser: argparse.ArgumentParser) -> None:
+def _add_place_options(parser: argparse.ArgumentParser) -> None:
     """Where rasters are drawn, and how large their pixels are."""
     group = parser.add_argument_group("where")
     group.add_argument("--aoi", type=Path, metavar="FILE", help="vector file: draw only inside its polygons")
@@ -46,7 +54,7 @@ def add_place_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_drawing_options(parser: argparse.ArgumentParser) -> None:
+def _add_drawing_options(parser: argparse.ArgumentParser) -> None:
     """How maps are computed, beyond what judging photos needs."""
     group = parser.add_argument_group("better maps")
     group.add_argument("--tta", choices=("none", "flips", "d4"), default="none", help="average mirrored views (none)")

@@ -31,12 +31,7 @@ VECTORS = ("gpkg", "geojson", "fgb", "parquet")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    from visionapps.cli.compute import (
-        add_compute_options,
-        add_drawing_options,
-        add_input_options,
-        add_place_options,
-    )
+    from visionapps.cli.compute import add_map_options
 
     parser.add_argument("bundle", type=Path, help="folder written by `visionapps export`")
     parser.add_argument(
@@ -51,10 +46,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     existing.add_argument("--skip-existing", action="store_true", help="leave out images whose maps are there already")
     parser.add_argument("--dry-run", action="store_true", help="say what it would take, and draw nothing")
     _add_output_options(parser)
-    add_compute_options(parser)
-    add_drawing_options(parser)
-    add_input_options(parser)
-    add_place_options(parser)
+    add_map_options(parser)
     _add_worker_options(parser)
 
 

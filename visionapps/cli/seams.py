@@ -21,19 +21,11 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    from visionapps.cli.compute import (
-        add_compute_options,
-        add_drawing_options,
-        add_input_options,
-        add_place_options,
-    )
+    from visionapps.cli.compute import add_map_options
 
     parser.add_argument("bundle", type=Path, help="folder written by `visionapps export`")
     parser.add_argument("image", help="photo or raster, larger than a tile")
-    add_compute_options(parser)
-    add_drawing_options(parser)
-    add_input_options(parser)
-    add_place_options(parser)
+    add_map_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:

@@ -7,7 +7,6 @@ Shapes: N bands, H W raster, h w window.
 
 import errno
 import os
-import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -18,7 +17,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from visionapps.errors import ConfigError
-from visionapps.files import output_error, whole_output
+from visionapps.files import is_full, output_error, whole_output
 from visionapps.inference.block_cache import BLOCK_CACHE
 from visionapps.inference.rasters import root_cause
 from visionapps.inference.sources import INVALID, Source
@@ -26,7 +25,6 @@ from visionapps.inference.sources import INVALID, Source
 Compression = Literal["deflate", "zstd"]
 BLOCK = 512  # side of the blocks, in pixels
 _OVERVIEWS_ABOVE = 8192  # px: a smaller map is shown whole in under a second without them
-_FULL_DISK = 2**20  # a disk with less free bytes than one block of four bands is full
 
 
 @dataclass(frozen=True)
@@ -318,8 +316,7 @@ def _mostly_valid(dataset: Any, band: int, row: int, col: int, level: int) -> bo
 
 def _reason(path: Path, error: Exception) -> OSError:
     """GDAL does not say why a write failed: a full disk is told by its free space."""
-    full = shutil.disk_usage(path.parent).free < _FULL_DISK
-    if full:
+    if is_full(path.parent):
         return OSError(errno.ENOSPC, "")
     if isinstance(error, OSError) and error.strerror:
         return error

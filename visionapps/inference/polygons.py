@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from visionapps.errors import ConfigError, DataError
+from visionapps.inference.products import LEVELS
 from visionapps.structures import IGNORE
 
 if TYPE_CHECKING:
     from visionapps.inference.polygon_rings import Rings
-
-_LEVELS = 254  # a confidence q is stored as round(254 * q)
 
 
 class Polygon(NamedTuple):
@@ -155,5 +154,5 @@ class Polygoniser:
 
 def _polygons(found: "Rings") -> Polygons:
     return Polygons(
-        found.points, found.rings, found.parts, found.labels, found.pixels, found.areas, found.confidences / _LEVELS
+        found.points, found.rings, found.parts, found.labels, found.pixels, found.areas, found.confidences / LEVELS
     )

@@ -6,7 +6,6 @@ Shapes: N planes of a band, H W raster, P polygons, V vertices.
 import errno
 import json
 import math
-import shutil
 import sqlite3
 import warnings
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import IO, Any
 import numpy as np
 
 from visionapps.errors import ConfigError, DataError, OutputError
-from visionapps.files import output_error, whole_output
+from visionapps.files import is_full, output_error, whole_output
 from visionapps.inference.areas import pixel_areas
 from visionapps.inference.polygons import Polygoniser, Polygons
 from visionapps.inference.products import Band
@@ -34,7 +33,6 @@ _ROW_GROUP = 65536  # polygons of a row group: readers fetch whole ones
 _PIXELS = GeoRef(None, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0))  # a photo's: x is the column and y the row
 _DATE = "2000-01-01T00:00:00.000Z"  # GeoPackage notes when it was written; equal maps shall be equal files
 _DEGREE = 111_320.0  # metres of a degree of longitude at the equator
-_FULL_DISK = 2**20  # a disk with less free bytes is full
 
 
 @dataclass(frozen=True)
@@ -304,6 +302,6 @@ def _disk_errors(path: Path) -> Iterator[None]:
         raise
     except (OSError, pa.ArrowException, pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError) as error:
         reason = error if isinstance(error, OSError) else OSError(errno.EIO, str(error).strip().splitlines()[0])
-        if shutil.disk_usage(path.parent).free < _FULL_DISK:
+        if is_full(path.parent):
             reason = OSError(errno.ENOSPC, "")
         raise output_error(path, reason) from error
