@@ -101,6 +101,30 @@ class GeoRef:
     transform: tuple[float, float, float, float, float, float]
 
 
+@dataclass(frozen=True)
+class Rescale:
+    """How photos are scaled before a detector sees them: visible, and stored with the model.
+
+    The shorter side becomes ``short`` pixels, unless the longer one would then exceed ``long``.
+    """
+
+    short: int  # 600 in Ren et al. 2015, 800 in torchvision's models
+    long: int  # 1000 and 1333
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.short <= self.long:
+            raise ConfigError(f"rescale: short {self.short} must be at least 1 and at most long {self.long}")
+
+    def factor(self, height: int, width: int) -> float:
+        """Pixels of the scaled photo per pixel of the photo."""
+        return min(self.short / min(height, width), self.long / max(height, width))
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w) of the scaled photo, each at least 1."""
+        factor = self.factor(height, width)
+        return max(1, round(height * factor)), max(1, round(width * factor))
+
+
 def distinct_colors(count: int) -> tuple[Color, ...]:
     """RGB colours that stay apart for any count: hues by the golden ratio, two brightnesses in turn."""
     golden = 0.618033988749895

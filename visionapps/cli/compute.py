@@ -115,7 +115,7 @@ def make_predictor(bundle: "Bundle", options: argparse.Namespace) -> "Predictor"
     from visionapps.inference.predictor import Predictor
 
     return Predictor(
-        bundle.model,
+        bundle.segmentor,
         tile=options.tile,
         overlap=options.overlap,
         device=options.device,

@@ -17,16 +17,17 @@ import yaml
 from torch import Tensor
 
 from visionapps import __version__
+from visionapps.detection.base import Detector
 from visionapps.errors import OutputError, VisionAppsError, WeightsError
 from visionapps.files import whole_output
 from visionapps.models import build
 from visionapps.segmentation.base import Segmentor
-from visionapps.structures import InputSpec, LabelSpace
+from visionapps.structures import InputSpec, LabelSpace, Rescale
 
 FORMAT = 1  # raise it when an older reader would misread model.yaml
 MODEL, WEIGHTS, CARD = "model.yaml", "weights.safetensors", "card.json"
 CHECKPOINT_KEY = "visionapps"  # what a training checkpoint says about its model stands under this key
-_PREFIX = "model."  # where a Lightning task keeps its Segmentor
+_PREFIX = "model."  # where a Lightning task keeps its model
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,14 +41,16 @@ class Bundle:
         card: free plain data for people: metrics, date, version.
         resize: (H, W) that its training photos were resized to; None: they kept their size.
         gsd: metres on the ground per pixel that it was trained at, > 0; None: not known, rasters are taken as they are.
+        rescale: of a detector: how its training photos were scaled; None: they kept their size.
     """
 
-    model: Segmentor
+    model: Segmentor | Detector
     labels: LabelSpace
     tile: int
     card: dict[str, Any] = field(default_factory=dict)
     resize: tuple[int, int] | None = None
     gsd: float | None = None
+    rescale: Rescale | None = None
 
     def __post_init__(self) -> None:
         if self.model.num_classes != len(self.labels):
@@ -64,6 +67,32 @@ class Bundle:
     def spec(self) -> InputSpec:
         """What the model eats."""
         return self.model.spec
+
+    @property
+    def segmentor(self) -> Segmentor:
+        """The model, where a segmentation model is needed.
+
+        Raises:
+            WeightsError: it is a detector.
+        """
+        if isinstance(self.model, Detector):
+            raise WeightsError(
+                "the bundle holds a detector, which draws boxes and no maps; give a bundle of a segmentation model"
+            )
+        return self.model
+
+    @property
+    def detector(self) -> Detector:
+        """The model, where a detector is needed.
+
+        Raises:
+            WeightsError: it is a segmentation model.
+        """
+        if not isinstance(self.model, Detector):
+            raise WeightsError(
+                "the bundle holds a segmentation model, which draws maps and no boxes; give a bundle of a detector"
+            )
+        return self.model
 
     def save(self, folder: Path, overwrite: bool = False) -> None:
         """Write the folder whole or not at all.
@@ -88,6 +117,7 @@ class Bundle:
             "tile": self.tile,
             "resize": list(self.resize) if self.resize else None,
             "gsd": self.gsd,
+            "rescale": [self.rescale.short, self.rescale.long] if self.rescale else None,
         }
         card = {"visionapps": __version__, "created": datetime.now(UTC).isoformat(timespec="seconds"), **self.card}
         # Cloned: tensors that share memory are refused by the format.
@@ -167,6 +197,7 @@ def _assemble(head: Mapping[str, Any], state: Mapping[str, Tensor], card: dict[s
         spec, labels, tile = InputSpec.from_dict(head["spec"]), LabelSpace.from_dict(head["labels"]), int(head["tile"])
         resize = (int(head["resize"][0]), int(head["resize"][1])) if head.get("resize") else None
         gsd = None if head.get("gsd") is None else float(head["gsd"])
+        rescale = Rescale(*map(int, head["rescale"])) if head.get("rescale") else None
         model = build(head["recipe"])
     except (VisionAppsError, TypeError, ValueError, LookupError) as error:
         raise WeightsError(f"{where}: does not describe a model that can be built: {error}") from error
@@ -174,12 +205,12 @@ def _assemble(head: Mapping[str, Any], state: Mapping[str, Tensor], card: dict[s
         raise WeightsError(f"{where}: the recipe builds a model for {model.spec}, but its weights belong to {spec}")
     _fit(model, state, where)
     try:
-        return Bundle(model.eval(), labels, tile, card, resize, gsd)
+        return Bundle(model.eval(), labels, tile, card, resize, gsd, rescale)
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from error
 
 
-def _fit(model: Segmentor, state: Mapping[str, Tensor], where: Path) -> None:
+def _fit(model: Segmentor | Detector, state: Mapping[str, Tensor], where: Path) -> None:
     """Load weights that must be exactly those of the model."""
     expected = model.state_dict()
     problems = [

@@ -113,7 +113,7 @@ class Computing:
 
     def engine(self, bundles: Sequence[Bundle] | None = None) -> Engine:
         """A fresh engine; None: the bundles are loaded."""
-        models = [bundle.model for bundle in (self.load() if bundles is None else bundles)]
+        models = [bundle.segmentor for bundle in (self.load() if bundles is None else bundles)]
         network = Network(
             models,
             weights=self.weights,
@@ -138,7 +138,7 @@ class Computing:
                 "exact mode: views move the lattice on which the model computes, so that tiles and the whole scene "
                 "differ; leave out --tta and --scales, or --exact"
             )
-        return replace(self.tiling, halo=max(halo(bundle.model) for bundle in bundles))
+        return replace(self.tiling, halo=max(halo(bundle.segmentor) for bundle in bundles))
 
 
 class Part(NamedTuple):

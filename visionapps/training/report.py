@@ -61,7 +61,7 @@ def write_report(finished: Finished, out: Path) -> tuple[LabelSpace, Scores]:
 
 
 def _judge(bundle: Bundle, photos: tuple[Photo, ...]) -> tuple[list[_Judged], Confusion]:
-    predictor = Predictor(bundle.model, precision="fp32")  # as in training, so that both tell the same numbers
+    predictor = Predictor(bundle.segmentor, precision="fp32")  # as in training, so that both tell the same numbers
     total = Confusion(len(bundle.labels), ignore=bundle.labels.ignore)
     judged = []
     for photo in tqdm(photos, desc="validation photos", unit="photo", leave=False):
