@@ -1,6 +1,8 @@
 """The contract between a classification network and every dense head: a pyramid with known strides and channels."""
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from visionapps.structures import InputSpec, Level
 
@@ -34,3 +36,29 @@ class Backbone(nn.Module):
         Raises:
             WeightsError: the weights cannot be found, or do not fit.
         """
+
+
+class Normalize(nn.Module):
+    """Raw pixel values of any dtype to what the network expects: (v / scale - mean) / std, per band."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, spec: InputSpec) -> None:
+        super().__init__()
+        # In raw units, so that one subtraction and one multiplication remain per pixel.
+        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1) * spec.scale, persistent=False)
+        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1) * spec.scale, persistent=False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, C, H, W) raw, any dtype, to (B, C, H, W) float normalised."""
+        return (image.to(self.mean.dtype) - self.mean) / self.std
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Repeat the last row and column until H and W are multiples: (B, C, H, W) to (B, C, H', W')."""
+    height, width = image.shape[-2:]
+    bottom, right = -height % multiple, -width % multiple
+    if not bottom and not right:
+        return image
+    return F.pad(image, (0, right, 0, bottom), mode="replicate")

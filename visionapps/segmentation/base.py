@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from visionapps.backbones.base import Backbone
+from visionapps.backbones.base import Backbone, Normalize, pad_to_multiple
 from visionapps.structures import InputSpec, Level
 
 
@@ -28,23 +27,6 @@ class Decoder(nn.Module):
             (B, K, H / stride, W / stride) logits.
         """
         raise NotImplementedError
-
-
-class Normalize(nn.Module):
-    """Raw pixel values of any dtype to what the network expects: (v / scale - mean) / std, per band."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, spec: InputSpec) -> None:
-        super().__init__()
-        # In raw units, so that one subtraction and one multiplication remain per pixel.
-        self.register_buffer("mean", torch.tensor(spec.mean).view(1, -1, 1, 1) * spec.scale, persistent=False)
-        self.register_buffer("std", torch.tensor(spec.std).view(1, -1, 1, 1) * spec.scale, persistent=False)
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, C, H, W) raw, any dtype, to (B, C, H, W) float normalised."""
-        return (image.to(self.mean.dtype) - self.mean) / self.std
 
 
 class Segmentor(nn.Module):
@@ -91,12 +73,3 @@ class Segmentor(nn.Module):
         if self.decoder.stride > 1:
             logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
         return logits[..., :height, :width]
-
-
-def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """Repeat the last row and column until H and W are multiples: (B, C, H, W) to (B, C, H', W')."""
-    height, width = image.shape[-2:]
-    bottom, right = -height % multiple, -width % multiple
-    if not bottom and not right:
-        return image
-    return F.pad(image, (0, right, 0, bottom), mode="replicate")
