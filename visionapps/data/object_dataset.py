@@ -5,7 +5,7 @@ Shapes: N objects, P proposals, H W photo, h w window, C bands.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args, get_type_hints
@@ -118,10 +118,10 @@ class ObjectPolicies:
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))
-        for field in fields(self):
-            value, allowed = getattr(self, field.name), get_args(hints[field.name])
+        for each in fields(self):
+            value, allowed = getattr(self, each.name), get_args(hints[each.name])
             if value not in allowed:
-                raise ConfigError(f"policies.{field.name}: {value!r} is no choice; write one of {', '.join(allowed)}")
+                raise ConfigError(f"policies.{each.name}: {value!r} is no choice; write one of {', '.join(allowed)}")
 
     def action(self, kind: str) -> Action:
         """What becomes of a problem of this kind; kinds without a policy are warnings."""
@@ -136,7 +136,7 @@ class ObjectDataset:
     likewise. In YOLO files the numbers are first multiplied by the size of the image.
 
     Args:
-        images: folder of photos or rasters, subfolders too.
+        images: folder of photos or rasters, subfolders too; empty: there are none at hand, only annotations are read.
         annotations: COCO: a JSON file, or a folder of them read as one; VOC: a folder of XML; YOLO: a folder of txt,
             laid out like the images, or a data.yaml; CSV: a file.
         form: of the annotations; auto: seen from what is there.
@@ -169,8 +169,8 @@ class ObjectDataset:
     inclusive: bool | None = None
     masks: bool = True
     bands: tuple[int | str, ...] | None = None
-    split: Split = Split()
-    policies: ObjectPolicies = ObjectPolicies()
+    split: Split = field(default=Split())
+    policies: ObjectPolicies = field(default=ObjectPolicies())
     proposals: str | None = None
     cache: str | None = None
     cache_gb: float = 32.0
