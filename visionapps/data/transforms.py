@@ -204,7 +204,35 @@ class Grain(Augment):
         # A random byte looks up its quantile: a tenth of the time of drawing normal numbers.
         table = np.rint(NORMAL_QUANTILES * rng.uniform(*self.deviation)).astype(np.int16)
         noise = table[rng.integers(0, 256, image.shape[:2], dtype=np.uint8)]
-        return np.clip(image + noise[..., None], 0, 255).astype(np.uint8), labels
+        wide = cv2.merge([noise] * image.shape[2]).reshape(image.shape)
+        # Sums that leave 0 to 255 stay at the end; numpy's clip takes four times as long.
+        return cv2.add(image, wide, dtype=cv2.CV_8U).reshape(image.shape), labels
+
+
+class Light(Augment):
+    """The part of ``aerial`` that leaves every pixel in its place: what the bands and the dtype of an image allow.
+
+    Args:
+        strength: 0 leaves images as they are, 1 is the preset, up to 2 exaggerates.
+    """
+
+    def __init__(self, strength: float = 1.0) -> None:
+        if not 0 <= strength <= 2:
+            raise ConfigError(f"light: strength {strength} must be in [0, 2]; 1 is the preset, 0 changes nothing")
+        s = strength
+        self._gain = Gain(0.2 * s, 0.05 * s)
+        self._grain = Grain((2 * s, 8 * s))
+        self._noisy = min(1.0, 0.1 * s)
+        self._color = Pipeline(_light(s, color=True)) if s else None
+        self._bands = Pipeline(_light(s, color=False)) if s else None
+
+    def __call__(self, image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Pair:
+        if image.dtype != np.uint8:
+            return self._gain(image, labels, rng)
+        pipeline = self._color if image.shape[2] == 3 else self._bands
+        if pipeline:
+            image, labels = pipeline(image, labels, rng)
+        return self._grain(image, labels, rng) if rng.random() < self._noisy else (image, labels)
 
 
 class Aerial(Augment):
@@ -215,20 +243,11 @@ class Aerial(Augment):
             raise ConfigError(f"aerial: strength {strength} must be in [0, 2]; 1 is the preset, 0 only flips and turns")
         s = strength
         self._geometry = Geometry(affine=min(1.0, 0.4 * s), scale=(1 / (1 + 0.25 * s), 1 + 0.25 * s))
-        self._gain = Gain(0.2 * s, 0.05 * s)
-        self._grain = Grain((2 * s, 8 * s))
-        self._noisy = min(1.0, 0.1 * s)
-        self._color = Pipeline(_light(s, color=True)) if s else None
-        self._bands = Pipeline(_light(s, color=False)) if s else None
+        self._light = Light(s)
 
     def __call__(self, image: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Pair:
         image, labels = self._geometry(image, labels, rng)
-        if image.dtype != np.uint8:
-            return self._gain(image, labels, rng)
-        pipeline = self._color if image.shape[2] == 3 else self._bands
-        if pipeline:
-            image, labels = pipeline(image, labels, rng)
-        return self._grain(image, labels, rng) if rng.random() < self._noisy else (image, labels)
+        return self._light(image, labels, rng)
 
 
 def aerial(strength: float = 1.0) -> Augment:
