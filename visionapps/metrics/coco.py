@@ -1,7 +1,7 @@
 """COCO's scores of detections: average precision and recall over ten IoU thresholds, by size and by class.
 
-Source: Lin et al. 2014 (Microsoft COCO) and the program that is its definition, pycocotools. What that program does with
-inputs it was not made for (ids that begin at 0, no detections, caps other than 100, images given twice) is settled
+Source: Lin et al. 2014 (Microsoft COCO) and the program that is its definition, pycocotools. What that program does
+with inputs it was not made for (ids that begin at 0, no detections, caps other than 100, images given twice) is settled
 before it sees them. Shapes: T IoU thresholds, R recall levels, K classes, A area ranges, M caps.
 """
 
@@ -184,16 +184,12 @@ def summarize(arrays: CocoArrays, caps: Sequence[int], cap: int) -> TwelveNumber
     m = list(caps).index(cap)
     first, second = (caps.index(min(few, cap)) for few in CAPS[:2])
     precision, recall = arrays.precision[..., m], arrays.recall[..., m]
-    return TwelveNumbers(
-        _mean(precision[..., 0]),
-        _mean(precision[0, ..., 0]),
-        _mean(precision[5, ..., 0]),
-        *(_mean(precision[..., a]) for a in range(1, len(AREAS))),
-        _mean(arrays.recall[:, :, 0, first]),
-        _mean(arrays.recall[:, :, 0, second]),
-        _mean(recall[..., 0]),
-        *(_mean(recall[..., a]) for a in range(1, len(AREAS))),
-    )
+    sizes = range(1, len(AREAS))
+    values = [_mean(precision[..., 0]), _mean(precision[0, ..., 0]), _mean(precision[5, ..., 0])]
+    values += [_mean(precision[..., a]) for a in sizes]
+    values += [_mean(arrays.recall[:, :, 0, first]), _mean(arrays.recall[:, :, 0, second]), _mean(recall[..., 0])]
+    values += [_mean(recall[..., a]) for a in sizes]
+    return TwelveNumbers(*values)
 
 
 def _trusted(engine: EngineName, table: ObjectTable, caps: Sequence[int]) -> EngineName:

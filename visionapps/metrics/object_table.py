@@ -194,7 +194,7 @@ def _check(rows: Rows, what: str, num_classes: int) -> None:
         first = np.flatnonzero(~finite)[0]
         raise DataError(
             f"scores: {what} of image {rows.image[first]}: box {rows.boxes[first].tolist()} with area "
-            f"{rows.areas[first]} and score {rows.scores[first]} holds what is not a number; drop it, or mend its source"
+            f"{rows.areas[first]} and score {rows.scores[first]} must be finite numbers; drop it, or mend its source"
         )
 
 
