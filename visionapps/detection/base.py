@@ -1,14 +1,21 @@
 """A detector: raw pixels in, losses or detections out. Two doors, never a mode."""
 
+import logging
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from visionapps.backbones.base import Backbone
+from visionapps.backbones.base import Backbone, Normalize
 from visionapps.boxes import Batch, Detections
-from visionapps.errors import ConfigError
+from visionapps.errors import ConfigError, DataError
 from visionapps.structures import InputSpec, Level
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,10 +47,12 @@ class Detector(nn.Module):
 
     Attributes:
         backbone: the feature pyramid.
+        normalize: raw pixel values to what it was trained on.
         num_classes: K, background not counted.
         limits: which candidates become detections; replace it at will.
-        compute: what backbone, neck and heads compute in (torch.float32, torch.bfloat16, torch.float16); boxes, their
-            coding, pooling and suppression are always float32.
+        compute: what backbone, neck and heads compute in while detecting (torch.float32, torch.bfloat16,
+            torch.float16); boxes, their coding, pooling, suppression and losses are always float32. float32 leaves an
+            autocast that the caller has entered as it is, which is how training chooses.
         needs_proposals: whether ``losses`` and ``detect`` want proposals from outside.
         gives_masks: whether detections have masks, and targets need them.
         recipe: how to build the same model again, as plain data; set by the functions in visionapps.models.
@@ -52,9 +61,18 @@ class Detector(nn.Module):
     backbone: Backbone
     num_classes: int
     limits: Limits
+    compute: torch.dtype = torch.float32
     needs_proposals: bool = False
     gives_masks: bool = False
     recipe: dict[str, Any] | None = None
+
+    def __init__(self, backbone: Backbone, num_classes: int, limits: Limits | None = None) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.normalize = Normalize(backbone.spec)
+        self.num_classes = num_classes
+        self.limits = limits or Limits()
+        self._told = False
 
     @property
     def spec(self) -> InputSpec:
@@ -104,3 +122,53 @@ class Detector(nn.Module):
     def forward(self, image: Tensor, sizes: tuple[tuple[int, int], ...]) -> list[Detections]:
         """The same as ``detect``."""
         return self.detect(image, sizes)
+
+    def computing(self, device: torch.device) -> AbstractContextManager[object]:
+        """While it is entered, convolutions and linear layers compute in ``compute``."""
+        chosen = self.compute != torch.float32
+        return torch.autocast(device.type, dtype=self.compute) if chosen else nullcontext()
+
+    def network_input(self, image: Tensor, sizes: Sequence[tuple[int, int]]) -> Tensor:
+        """Raw pixels to what the backbone eats: normalised, 0 beyond each image, padded to the coarsest stride.
+
+        Args:
+            image: (B, C, H, W) raw values of any dtype.
+            sizes: (h, w) of each image.
+
+        Raises:
+            DataError: sizes that do not belong to the image.
+        """
+        height, width = image.shape[-2:]
+        fits = len(sizes) == len(image) and all(1 <= h <= height and 1 <= w <= width for h, w in sizes)
+        if not fits or image.shape[1] != len(self.spec.bands):
+            raise DataError(
+                f"batch of shape {tuple(image.shape)} with sizes {tuple(sizes)}: expected {len(self.spec.bands)} bands "
+                "and one (h, w) per image, each at least 1 and within the batch"
+            )
+        values: Tensor = self.normalize(image)
+        for each, (h, w) in zip(values, sizes, strict=True):
+            each[:, h:] = 0
+            each[:, :, w:] = 0
+        multiple = self.levels[-1].stride
+        bottom, right = -height % multiple, -width % multiple
+        return F.pad(values, (0, right, 0, bottom)) if bottom or right else values
+
+    def at_most(self, found: Detections) -> Detections:
+        """The best of them, as limits.most says; whoever reaches it is told once."""
+        most = self.limits.most
+        if most is None or len(found.scores) <= most:
+            return found
+        if not self._told:
+            _log.warning(
+                "an image has %d detections, of which the %d best are kept: set limits.most higher if images hold so "
+                "many objects, or limits.score higher if they do not",
+                len(found.scores),
+                most,
+            )
+            self._told = True
+        return Detections(*(None if part is None else part[:most] for part in found))
+
+
+def in_full(like: Tensor) -> AbstractContextManager[object]:
+    """While it is entered, nothing on the device of ``like`` is computed in less than float32 by an autocast."""
+    return torch.autocast(like.device.type, enabled=False)
