@@ -157,7 +157,7 @@ class Store:
             key: see photo_key.
             entry: its facts; folder and class_pixels are filled in here.
             image: (H, W, C).
-            labels: (H, W) uint8.
+            labels: (H, W) uint8; None: the photo belongs to objects, and only its pixels are stored.
 
         Raises:
             OutputError: the disk is full or refuses.
@@ -165,10 +165,12 @@ class Store:
         final = self.folder / key
         arrays: dict[str, np.ndarray] = {}
         data = asdict(entry)
-        if image is not None and labels is not None:
-            arrays = {"image": image, "labels": labels, "presence": count_cells(labels, len(entry.class_pixels))}
-            data["class_pixels"] = arrays["presence"].sum((0, 1), dtype=np.int64).tolist()
+        if image is not None:
+            arrays = {"image": image}
             data["folder"] = str(final.absolute())
+        if image is not None and labels is not None:
+            arrays |= {"labels": labels, "presence": count_cells(labels, len(entry.class_pixels))}
+            data["class_pixels"] = arrays["presence"].sum((0, 1), dtype=np.int64).tolist()
         part = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
