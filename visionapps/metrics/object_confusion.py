@@ -22,11 +22,17 @@ class ObjectConfusion:
             ``matrix[k, K]`` objects of class k were overlooked, ``matrix[K, k]`` detections of class k show nothing.
         thresholds: (K,) least score of the detections that were counted.
         iou: that a detection needs with an object.
+        right: (D,) bool, detections that were counted and show an object of their class.
+        wrong: (D,) bool, those that do not.
+        missed: (G,) bool, objects that no detection of their class shows.
     """
 
     matrix: np.ndarray
     thresholds: np.ndarray
     iou: float
+    right: np.ndarray
+    wrong: np.ndarray
+    missed: np.ndarray
 
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -71,4 +77,7 @@ def confuse(table: ObjectTable, pairs: Pairs, thresholds: np.ndarray, *, iou: fl
     matrix = np.zeros((background + 1, background + 1), np.int64)
     np.add.at(matrix, (rows[counted], table.found.labels[counted]), 1)
     np.add.at(matrix, (table.truth.labels[overlooked], background), 1)
-    return ObjectConfusion(matrix, thresholds, iou)
+    right = counted & (rows == table.found.labels)
+    missed = ~table.truth.ignored
+    missed[matched[right]] = False
+    return ObjectConfusion(matrix, thresholds, iou, right, counted & ~right, missed)

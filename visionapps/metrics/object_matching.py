@@ -96,7 +96,7 @@ def match_classes(table: ObjectTable, pairs: Pairs, threshold: float) -> np.ndar
 
 
 def nearest(pairs: Pairs, found: int) -> tuple[np.ndarray, np.ndarray]:
-    """(D,) the greatest IoU of each detection, 0 without any, and (D,) with which object, the first of equals, or -1."""
+    """(D,) the greatest IoU of each detection or 0, and (D,) with which object, the first of equals, or -1."""
     order = np.lexsort((-pairs.iou, pairs.found))
     by = pairs.found[order]
     first = order[np.diff(by, prepend=-1) != 0]

@@ -19,7 +19,7 @@ def draw_curves(logs: Sequence[Path], picture: Path) -> None:
         logs: metrics.csv files of Lightning's CSVLogger, one for each time that the run was resumed.
         picture: PNG to write.
     """
-    plt = _pyplot()
+    plt = pyplot()
     series = _read_series(logs)
     panels: tuple[tuple[str, list[str]], ...] = (
         ("loss", [n for n in ("train/loss", "val/loss") if n in series]),
@@ -48,7 +48,7 @@ def draw_confusion(matrix: np.ndarray, names: tuple[str, ...], picture: Path) ->
         names: K class names.
         picture: PNG to write.
     """
-    plt = _pyplot()
+    plt = pyplot()
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
     size = 3.5 + 0.55 * len(names)
     figure, axis = plt.subplots(figsize=(size + 1, size), layout="constrained")
@@ -75,7 +75,7 @@ def draw_panel(image: np.ndarray, maps: dict[str, np.ndarray], labels: LabelSpac
         title: line above the panel.
     """
     step = max(1, -(-max(image.shape[:2]) // 640))  # about 640 px a side is enough to judge by eye
-    photo = _displayable(image[::step, ::step])
+    photo = displayable(image[::step, ::step])
     tiles = [Image.fromarray(photo)] + [Image.fromarray(colorize(m[::step, ::step], labels)) for m in maps.values()]
     present = np.unique(np.stack([m[::step, ::step] for m in maps.values()]))
     present = present[present < len(labels)]
@@ -103,7 +103,8 @@ def colorize(labels_map: np.ndarray, labels: LabelSpace) -> np.ndarray:
     return np.asarray(table[labels_map])
 
 
-def _displayable(image: np.ndarray) -> np.ndarray:
+def displayable(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 to look at: the first three bands, or grey, stretched when not 8 bit."""
     bands = image[..., :3] if image.shape[2] >= 3 else np.repeat(image[..., :1], 3, axis=2)
     if bands.dtype == np.uint8:
         return np.ascontiguousarray(bands)
@@ -126,10 +127,11 @@ def _read_series(logs: Sequence[Path]) -> dict[str, dict[int, float]]:
     return series
 
 
-def _pyplot() -> Any:
+def pyplot() -> Any:
+    """matplotlib's pyplot, drawing to files."""
     import matplotlib as mpl
 
     mpl.use("Agg")  # no display is needed
-    from matplotlib import pyplot
+    from matplotlib import pyplot as plt
 
-    return pyplot
+    return plt
