@@ -179,13 +179,14 @@ def _parts(sheet: Sheet, dataset: ObjectDataset, listing: Listing, classes: int)
     kept = sheet.keep[rows]
     rows, labels = rows[kept], labels[kept]
     boxes = sheet.boxes[rows]
-    areas = sheet.table.areas[rows].copy()
-    if masks is None:
-        missing = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    else:
+    if masks is not None:
         masks = [m for m, good in zip(masks, kept.tolist(), strict=True) if good]
-        missing = mask_area(masks)
-    areas[~(areas > 0)] = missing[~(areas > 0)]
+    areas = sheet.table.areas[rows].copy()
+    lacking = np.flatnonzero(~((areas > 0) & np.isfinite(areas)))
+    if masks is None:
+        areas[lacking] = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))[lacking]
+    else:
+        areas[lacking] = mask_area([masks[i] for i in lacking.tolist()])
     if polygons is not None:
         polygons = [p for p, good in zip(polygons, kept.tolist(), strict=True) if good]
     return _Parts(rows, labels, masks, areas, polygons)

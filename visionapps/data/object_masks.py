@@ -8,6 +8,8 @@ import numpy as np
 from visionapps.errors import DataError
 from visionapps.masks import CocoRle, coco_to_runs, decode, runs_to_coco
 
+_AT_ONCE = 255  # pycocotools 2.0.11 fails on lists longer than a uint8 counts
+
 Polygon = tuple[float, ...]  # x, y, x, y, ... in half-open pixels
 
 
@@ -75,7 +77,8 @@ def mask_area(masks: Sequence[CocoRle]) -> np.ndarray:
     from pycocotools import mask as coco
 
     packed = [{"size": m["size"], "counts": m["counts"].encode("ascii")} for m in masks]
-    return np.asarray(coco.area(packed), np.float64) if packed else np.zeros(0)
+    parts = [coco.area(packed[i : i + _AT_ONCE]) for i in range(0, len(packed), _AT_ONCE)]
+    return np.concatenate([np.zeros(0), *parts]).astype(np.float64)
 
 
 def mask_polygons(mask: CocoRle) -> list[Polygon]:
