@@ -128,7 +128,7 @@ class Network:
                 done.append(self._scores(batch, min(full, most)))
                 continue
             except RuntimeError as error:
-                if not _is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
                 reason = str(error).splitlines()[0]
             # Not in the handler: the error keeps the tensors of the failed call alive.
@@ -322,5 +322,6 @@ def _shares(weights: Sequence[float] | None, members: int) -> tuple[float, ...]:
     return tuple(weight / sum(given) for weight in given)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error says that a device has no room left."""
     return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _EXHAUSTED)
