@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torchvision.ops import batched_nms
 
 from visionapps.errors import ConfigError, DataError
+from visionapps.inference.detecting_masks import placed
 from visionapps.inference.merging import Merging, fuse, merge_tiles, nms
 from visionapps.masks import coco_to_runs, encode, runs_to_coco
 from visionapps.objects import Objects
@@ -216,11 +217,28 @@ def test_joined_masks_are_the_union_of_the_parts() -> None:
     assert found.areas.tolist() == [picture.sum()]
 
 
+@given(st.integers(0, 2**32 - 1), st.integers(-6, 20), st.integers(-6, 20))
+def test_a_mask_in_its_place_has_the_runs_of_the_whole_image(seed: int, row: int, col: int) -> None:
+    mask = np.random.default_rng(seed).random((7, 9)) < 0.6
+    whole = np.zeros((40, 50), bool)
+    whole[10 + row : 17 + row, 10 + col : 19 + col] = mask
+    whole = whole[10:28, 10:32]
+    expected = encode(whole, order="column")
+    assert np.array_equal(coco_to_runs(placed(mask, row, col, (18, 22))), expected)
+
+
 def test_boxes_are_clipped_and_what_lies_outside_is_left_out() -> None:
     boxes = np.array([[-5.0, 10, 20, 30], [170, 90, 190, 130], [181, 0, 190, 10], [5, 5, 5, 9]])
     outside = Objects(boxes, np.zeros(4), np.linspace(0.9, 0.6, 4))
     found = merge_tiles([(Window(0, 0, 140, 200), outside)], (100, 180), 1)
     assert found.boxes.tolist() == [[0, 10, 20, 30], [170, 90, 180, 100]]
+
+
+def test_what_one_tile_has_found_is_not_suppressed_again() -> None:
+    close = Objects(np.array([[10.0, 10, 30, 30], [11, 10, 31, 30]]), np.zeros(2), np.array([0.5, 0.9]))
+    found = merge_tiles([(LEFT, close)], (100, 180), 1)
+    assert found.boxes.tolist() == [[11, 10, 31, 30], [10, 10, 30, 30]]
+    assert len(merge_tiles([(LEFT, close), (RIGHT, one((120, 0, 130, 10)))], (100, 180), 1)) == 2
 
 
 def test_no_tile_and_no_object_give_none() -> None:
@@ -245,7 +263,8 @@ def test_bad_input_is_refused_in_words() -> None:
 
 def test_ten_thousand_boxes_in_one_place_and_a_strip_of_one_pixel() -> None:
     boxes, scores, labels = some_boxes(10_000, 9, side=4, place=5, classes=1)
-    assert 0 < len(merge_tiles([(Window(0, 0, 40, 40), Objects(boxes, labels, scores))], (40, 40), 1)) < 3000
+    parts = [(Window(0, 0, 40, 40), Objects(boxes, labels, scores)), (Window(30, 30, 10, 10), one((30, 30, 31, 31)))]
+    assert 0 < len(merge_tiles(parts, (40, 40), 1)) < 3000
     strip = np.array([[0.0, 0, 29_000, 1]])
     found = merge_tiles(seen(np.array([[0.0, 0, 29_000, 8]]), np.zeros(1, int), (8, 30_000), 512, 64), (8, 30_000), 1)
     assert found.boxes.tolist() == [[0, 0, 29_000, 8]]

@@ -15,9 +15,9 @@ import numpy as np
 
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference import merge_kernels
+from visionapps.inference.detecting_masks import union
 from visionapps.inference.merge_kernels import new_grid, suppress
 from visionapps.inference.seam_kernels import Rules, Views, find_explained, find_pairs, join
-from visionapps.masks import CocoRle, coco_to_runs, runs_to_coco
 from visionapps.objects import Objects, joined
 from visionapps.windows import Window
 
@@ -71,7 +71,7 @@ def merge_tiles(
     """The objects of an image from those of its tiles.
 
     An object that several tiles have seen gets the best of its scores, by "wbf" their mean. A group of parts gets the
-    hull of their boxes, the union of their masks and the best of their scores.
+    hull of their boxes, the union of their masks and the best of their scores. What one tile has seen stays as it is.
 
     Args:
         parts: tiles and what was found in each, in pixels of the image; tiles may reach beyond it, and one may come
@@ -90,7 +90,9 @@ def merge_tiles(
     found, tiles = _gathered(parts, shape, num_classes)
     if not len(found):
         return found
-    if merging.join_cut and (tiles != tiles[0]).any():
+    if (tiles == tiles[0]).all():  # the detector itself has seen to it that every object comes once
+        return found
+    if merging.join_cut:
         found = _without_cuts(found, tiles, shape, merging)
     if merging.how == "wbf":
         return _averaged(found, merging.iou)
@@ -235,20 +237,8 @@ def _hull(parts: Objects) -> Objects:
     score = _scores(parts).max(keepdims=True)
     if parts.masks is None:
         return Objects(box, parts.labels[:1], score)
-    mask, area = _union(parts.masks)
+    mask, area = union(parts.masks)
     return Objects(box, parts.labels[:1], score, areas=np.array([area]), masks=(mask,))
-
-
-def _union(masks: Sequence[CocoRle]) -> tuple[CocoRle, float]:
-    """All pixels of some masks of one image, and how many these are."""
-    runs = np.concatenate([coco_to_runs(mask) for mask in masks])
-    runs = runs[np.argsort(runs[:, 0], kind="stable")]
-    ends = np.maximum.accumulate(runs.sum(1))
-    first = np.flatnonzero(np.append(True, runs[1:, 0] > ends[:-1])[: len(runs)])
-    last = np.append(first[1:] - 1, len(runs) - 1)[: len(first)]
-    starts, lengths = runs[first, 0], ends[last] - runs[first, 0]
-    height, width = masks[0]["size"]
-    return runs_to_coco(np.stack([starts, lengths], axis=1), (height, width), base=1), float(lengths.sum())
 
 
 def _averaged(found: Objects, iou: float) -> Objects:
