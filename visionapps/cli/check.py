@@ -1,7 +1,7 @@
 """Examine a dataset and a run before any training, and report everything at once.
 
-With --config the run is built as well, its weights are loaded, and one step is taken on two crops. Exit code 1 if
-something forbids training.
+Datasets have masks (--masks) or objects (--annotations: COCO, VOC, YOLO, CSV). With --config the run is built as well,
+its weights are loaded, and one step is taken on two crops. Exit code 1 if something forbids training.
 """
 
 import argparse
@@ -15,8 +15,10 @@ from visionapps.errors import ConfigError
 from visionapps.files import refuse_existing, whole_output
 
 if TYPE_CHECKING:
-    from visionapps.data.dataset import Dataset
+    from visionapps.data.dataset import Dataset, Problem
     from visionapps.data.doctor import Examination
+    from visionapps.data.object_dataset import ObjectDataset
+    from visionapps.data.object_doctor import ObjectExamination
     from visionapps.data.store import Photo
 
 _SHOWN = 3  # problems per kind on the terminal
@@ -24,16 +26,18 @@ _SHOWN = 3  # problems per kind on the terminal
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    from visionapps.cli import check_objects
+
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, metavar="YAML", help="the file of a run; its data.dataset is examined")
-    what.add_argument("--images", type=Path, metavar="DIR", help="folder of photos; then also --masks and --classes")
+    what.add_argument("--images", type=Path, metavar="DIR", help="folder of photos; then also --masks or --annotations")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="folder of masks with the same names")
     parser.add_argument("--mask-suffix", metavar="TEXT", help="what mask names have more than image names: _mask")
     parser.add_argument(
         "--classes",
         type=Path,
         metavar="YAML",
-        help="list of names, or of {name, ids, color}, or a mapping with it",
+        help="list of names, or of {name, ids, color} or, for objects, {name, ids, names, ignore}",
     )
     parser.add_argument("--void-ids", type=int, nargs="+", metavar="N", help="mask values that count nowhere")
     parser.add_argument("--void-colors", nargs="+", metavar="#RRGGBB", help="mask colours that count nowhere")
@@ -54,22 +58,26 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--all", action="store_true", help=f"show every problem, not the first {_SHOWN} of a kind")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there as well")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
+    check_objects.configure(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Examine, print, and say by the exit code whether training may begin."""
+    from dataclasses import replace
+
+    from visionapps.cli import check_objects
+    from visionapps.data.dataset import Dataset
     from visionapps.data.doctor import examine
 
     if options.json is not None:
         refuse_existing(options.json, options.overwrite)
-    dataset = read_dataset(options.config) if options.config else build_dataset(_settings(options), "options")
+    check_objects.require_annotations(options)
+    dataset = read_dataset(options.config) if options.config else _from_options(options)
+    if not isinstance(dataset, Dataset):
+        return check_objects.examine(dataset, options)
     found = examine(dataset, progress=True)
-    if options.config and found.train and "model" in read_yaml(options.config):  # else a dataset only
-        from dataclasses import replace
-
-        from visionapps.training.rehearsal import rehearse
-
-        found = replace(found, problems=(*found.problems, *rehearse(options.config, found)))
+    if options.config and found.train:
+        found = replace(found, problems=(*found.problems, *rehearsed(options.config, found)))
     print("\n\n".join(_report(dataset, found, options.all)))
     if options.json is not None:
         with whole_output(options.json, options.overwrite) as path:
@@ -77,12 +85,23 @@ def run(options: argparse.Namespace) -> int:
     return 1 if found.errors else 0
 
 
-def read_dataset(config: Path) -> "Dataset":
-    """The dataset of a run's YAML file, from data.dataset or data.init_args.dataset.
+def rehearsed(config: Path, found: "Examination | ObjectExamination") -> "Sequence[Problem]":
+    """Problems of a run that show when its model takes a step; none where the config has no model."""
+    if "model" not in read_yaml(config):  # a dataset only
+        return ()
+    from visionapps.training.rehearsal import rehearse
+
+    return rehearse(config, found)
+
+
+def read_dataset(config: Path) -> "Dataset | ObjectDataset":
+    """The dataset of a run's YAML file, from data.dataset or data.init_args.dataset; of objects if it has annotations.
 
     Raises:
         ConfigError: no such file, no YAML, no dataset in it, or a key or value that does not fit.
     """
+    from visionapps.cli import check_objects
+
     content = read_yaml(config)
     data = content.get("data") if isinstance(content, Mapping) else None
     place = "data"
@@ -91,7 +110,8 @@ def read_dataset(config: Path) -> "Dataset":
     if not isinstance(data, Mapping) or not isinstance(data.get("dataset"), Mapping):
         there = ", ".join(map(str, data)) if isinstance(data, Mapping) else "nothing"
         raise ConfigError(f"{config}: no dataset under {place}, only {there}; write the dataset at {place}.dataset")
-    return build_dataset(data["dataset"], f"{config}: {place}.dataset")
+    settings, where = data["dataset"], f"{config}: {place}.dataset"
+    return check_objects.build(settings, where) if "annotations" in settings else build_dataset(settings, where)
 
 
 def build_dataset(settings: Mapping[str, Any], where: str) -> "Dataset":
@@ -104,29 +124,39 @@ def build_dataset(settings: Mapping[str, Any], where: str) -> "Dataset":
     Raises:
         ConfigError: a key that no setting has, a value of the wrong type, or settings that contradict each other.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
-
     from visionapps.data.dataset import Dataset, Policies, Split
     from visionapps.data.labels import ClassDef
 
-    _refuse_unknown(settings, Dataset, where)
+    refuse_unknown(settings, Dataset, where)
     for key, kind in (("split", Split), ("policies", Policies)):
         if isinstance(settings.get(key), Mapping):
-            _refuse_unknown(settings[key], kind, f"{where}.{key}")
+            refuse_unknown(settings[key], kind, f"{where}.{key}")
     for entry in settings.get("classes") or ():
         if isinstance(entry, Mapping):
-            _refuse_unknown(entry, ClassDef, f"{where}.classes")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--dataset", type=Dataset)
-    try:
-        dataset: Dataset = parser.instantiate(parser.parse_object({"dataset": dict(settings)})).dataset
-    except ArgumentError as error:
-        text = " ".join(str(error).split()).replace('Parser key "dataset.', f'{where}, key "')
-        raise ConfigError(text if where in text else f"{where}: {text}") from error
+            refuse_unknown(entry, ClassDef, f"{where}.classes")
+    dataset: Dataset = parse_settings(settings, Dataset, where)
     return dataset
 
 
-def _refuse_unknown(settings: Mapping[str, Any], kind: type, where: str) -> None:
+def parse_settings(settings: Mapping[str, Any], kind: type, where: str) -> Any:
+    """An instance of a dataclass from plain data.
+
+    Raises:
+        ConfigError: a value of the wrong type, or settings that contradict each other.
+    """
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--dataset", type=kind)
+    try:
+        return parser.instantiate(parser.parse_object({"dataset": dict(settings)})).dataset
+    except ArgumentError as error:
+        text = " ".join(str(error).split()).replace('Parser key "dataset.', f'{where}, key "')
+        raise ConfigError(text if where in text else f"{where}: {text}") from error
+
+
+def refuse_unknown(settings: Mapping[str, Any], kind: type, where: str) -> None:
+    """Raise ConfigError for a key that is no field of a dataclass, with the nearest that is."""
     import dataclasses
     import difflib
 
@@ -149,26 +179,45 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: is no valid YAML ({error})") from error
 
 
+def _from_options(options: argparse.Namespace) -> "Dataset | ObjectDataset":
+    from visionapps.cli import check_objects
+
+    if options.annotations is None:
+        return build_dataset(_settings(options), "options")
+    for name in ("masks", "mask_suffix", "void_ids", "void_colors", "resize", "block_px"):
+        if getattr(options, name) is not None:
+            raise ConfigError(f"--{name.replace('_', '-')}: is for datasets with masks; leave it out, or --annotations")
+    return check_objects.build(_settings(options) | check_objects.reading_settings(options), "options")
+
+
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The options as the plain data of a dataset; what was not given is left to its default."""
-    if options.classes is None:
+    if options.classes is None and options.annotations is None:
         raise ConfigError("--classes: give the class table, a YAML list of names or of {name, ids, color}")
-    table = read_yaml(options.classes)
+    table = read_yaml(options.classes) if options.classes is not None else {}
     settings: dict[str, Any] = dict(table) if isinstance(table, Mapping) else {"classes": table}
-    settings |= {"images": str(options.images), "masks": None if options.masks is None else str(options.masks)}
+    settings["images"] = str(options.images)
+    if options.annotations is None:
+        settings["masks"] = None if options.masks is None else str(options.masks)
     bands = options.bands and [int(b) if b.isdigit() else b for b in options.bands]
     plain = ("mask_suffix", "void_ids", "void_colors", "resize", "cache", "cache_gb")
     split = ("group", "block_px", "block_m", "val_fraction", "val_groups", "seed")
     given = {name: getattr(options, name) for name in plain} | {"bands": bands}
     settings |= {name: value for name, value in given.items() if value is not None}
     settings["split"] = {name: getattr(options, name) for name in split if getattr(options, name) is not None}
-    settings["policies"] = {}
-    for policy in options.policy:
+    settings["policies"] = split_policies(options.policy)
+    return settings
+
+
+def split_policies(given: Sequence[str]) -> dict[str, str]:
+    """KIND=WHAT, as options say it, as a mapping."""
+    policies = {}
+    for policy in given:
         kind, equals, what = policy.partition("=")
         if not equals:
             raise ConfigError(f"--policy: {policy!r} is not KIND=WHAT, such as soft_mask=fix")
-        settings["policies"][kind] = what
-    return settings
+        policies[kind] = what
+    return policies
 
 
 def _report(dataset: "Dataset", found: "Examination", everything: bool) -> Iterable[str]:
@@ -176,8 +225,8 @@ def _report(dataset: "Dataset", found: "Examination", everything: bool) -> Itera
     usable = len({p.source for p in photos})
     yield f"{dataset.images}: {usable} usable photos" + (f", {found.bands} bands of {found.dtype}" if usable else "")
     if found.problems:
-        yield _problem_table(found)
-        yield "\n".join(_problem_lines(found, everything))
+        yield problem_table(found)
+        yield "\n".join(problem_lines(found.problems, everything))
     if dataset.masks is not None and photos:
         yield _class_table(found)
     if photos:
@@ -188,14 +237,16 @@ def _report(dataset: "Dataset", found: "Examination", everything: bool) -> Itera
         yield "Nothing forbids training."
 
 
-def _problem_table(found: "Examination") -> str:
+def problem_table(found: "Examination | ObjectExamination") -> str:
+    """How many problems there are of each kind and outcome."""
     rows = [(kind, action, count) for (kind, action), count in sorted(found.counts.items(), key=lambda item: -item[1])]
     return render(("problem", "outcome", "count"), rows)
 
 
-def _problem_lines(found: "Examination", everything: bool) -> Iterable[str]:
-    for kind, action in found.counts:
-        same = [p for p in found.problems if (p.kind, p.action) == (kind, action)]
+def problem_lines(problems: "Sequence[Problem]", everything: bool) -> Iterable[str]:
+    """The problems in words: all, or the first of each kind."""
+    for kind, action in dict.fromkeys((p.kind, p.action) for p in problems):
+        same = [p for p in problems if (p.kind, p.action) == (kind, action)]
         shown = same if everything else same[:_SHOWN]
         yield from (f"{action}: {p.message}" for p in shown)
         if len(shown) < len(same):

@@ -16,6 +16,7 @@ from visionapps.data.object_dataset import ObjectDataset, ObjectPolicies
 from visionapps.data.object_table import ObjectTable
 
 DECIMALS = 6  # of a pixel: what shares of an image's size and sums of x and width keep of a written number
+_COMMON = 5  # objects that reach out by the same amount before it looks like a way to count
 _TINY_PX = 2.0  # a side below it is less than one cell of the finest feature map of any detector here
 
 
@@ -205,22 +206,32 @@ def _judge_boxes(sheet: Sheet, dataset: ObjectDataset, sizes: np.ndarray) -> Non
 
 
 def _judge_origin(sheet: Sheet, dataset: ObjectDataset, inverted: np.ndarray, sizes: np.ndarray) -> None:
-    """Say once if the smallest coordinates of VOC files show that pixels are not counted from 1."""
+    """Say once if boxes reach out to the left or above by one and the same amount, and nowhere to the right or below.
+
+    That is no carelessness of people but another way to count: a VOC file with a 0 shows it by one object.
+    """
     first, last = edges(sheet.table.form, dataset.origin, dataset.inclusive)
-    if sheet.table.form != "voc" or first != 1:
-        return
     boxes, sound = sheet.boxes, sheet.keep & ~inverted
-    early = sound & (np.abs(boxes[:, :2] + 1) < 0.5).any(1)  # 0 in the file
-    if not early.any():
+    limit = np.append(sizes, [[0, 0]], axis=0)[sheet.table.image][:, ::-1].astype(np.float64)
+    limit[limit == 0] = np.inf
+    low = np.minimum(boxes[:, :2], 0)
+    early = sound & (low < 0).any(1)
+    amounts = np.unique(np.round(-low[early][low[early] < 0], 3))
+    strict = sheet.table.form == "voc" and first == 1
+    if len(amounts) != 1 or not 0.5 <= amounts[0] <= 1 or int(early.sum()) < (1 if strict else _COMMON):
         return
+    if (boxes[sound, 2:] > limit[sound]).any():
+        return
+    touches = bool((sound & (np.abs(boxes[:, 2:] + last - limit) < 0.5).any(1)).any())
     row = int(np.flatnonzero(early)[0])
-    limit = np.append(sizes, [[0, 0]], axis=0)[sheet.table.image]
-    reaches = bool((sound & (np.abs(boxes[:, [3, 2]] + last - limit) < 0.5).any(1)).any())
+    lowest = first - amounts[0]
     text = (
-        f"{sheet.table.place(row)}: has the coordinate 0, and so have {int(early.sum())} objects, but VOC files count "
-        "pixels from 1; set origin: 0"
-        + ("" if reaches else " (and inclusive: true if x1 y1 are the last pixels inside)")
+        f"{sheet.table.place(row)}: has the coordinate {lowest:g}, and so have {int(early.sum())} objects, but origin "
+        f"{first:g} says that the image begins at {first:g}; set origin: {lowest:g}, or mend the files and set "
+        "policies.origin: warn"
     )
+    if strict and not touches:
+        text += " (and inclusive: true if x1 y1 are the last pixels inside: no box touches the right or lower edge)"
     action: Action = sheet.policies.action("origin")
     sheet.problems.append(Problem("origin", sheet.table.files[int(sheet.table.file[row])], text, action))
     sheet.count("origin", np.flatnonzero(early), action)
