@@ -106,8 +106,8 @@ def _suppress_by_label(boxes: Tensor, scores: Tensor, labels: Tensor, most: floa
     from torchvision.ops import nms
 
     order = labels.argsort(stable=True)
-    counts: list[int] = labels[order].unique_consecutive(return_counts=True)[1].tolist()
-    groups = order.split(counts)
+    _, counts = torch.unique_consecutive(labels[order], return_counts=True)
+    groups = torch.split(order, counts.tolist())
     return torch.cat([g if len(g) == 1 else g[nms(boxes[g], scores[g], most)] for g in groups])
 
 

@@ -166,7 +166,8 @@ class Detector(nn.Module):
                 most,
             )
             self._told = True
-        return Detections(*(None if part is None else part[:most] for part in found))
+        masks = None if found.masks is None else found.masks[:most]
+        return Detections(found.boxes[:most], found.labels[:most], found.scores[:most], masks)
 
 
 def in_full(like: Tensor) -> AbstractContextManager[object]:

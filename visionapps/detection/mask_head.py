@@ -100,7 +100,7 @@ def crop_masks(truth: Truth, matched: Tensor, boxes: Tensor, side: int) -> Tenso
     if not len(boxes) or truth.masks is None:
         return boxes.new_zeros((0, side, side))
     # Only masks that are needed become float: 128 at the most, of perhaps thousands.
-    used, place = matched.unique(return_inverse=True)
+    used, place = torch.unique(matched, return_inverse=True)
     rois = torch.cat((place[:, None].float(), boxes), 1)
     small: Tensor = roi_align(truth.masks[used][:, None].float(), rois, (side, side))
     return small[:, 0]

@@ -77,19 +77,19 @@ class Matcher:
 
 def nearest(candidates: Tensor, objects: Tensor) -> Tensor:
     """Which object each candidate overlaps most, of equals the first: (M, 4) and (N, 4), N >= 1, to (M,) int64."""
-    return torch.cat([iou(piece, objects).argmax(1) for piece in candidates.split(_step(objects))])
+    return torch.cat([iou(piece, objects).argmax(1) for piece in torch.split(candidates, _step(objects))])
 
 
 def _greatest(columns: Tensor, boxes: Tensor, overlap: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """(M,) the greatest overlap of each candidate with any of the boxes."""
-    return torch.cat([overlap(piece, boxes).amax(1) for piece in columns.split(_step(boxes))])
+    return torch.cat([overlap(piece, boxes).amax(1) for piece in torch.split(columns, _step(boxes))])
 
 
 def _overlaps(columns: Tensor, objects: Tensor, keep_best: bool) -> tuple[Tensor, Tensor | None]:
     """(M,) greatest IoU of each candidate, and (M,) whether it is the best of all for some object, if that is asked."""
     if not len(objects) or not len(columns):
         return columns.new_zeros(len(columns)), None
-    pieces = columns.split(_step(objects))
+    pieces = torch.split(columns, _step(objects))
     matrix = torch.zeros(0)
     per_candidate, per_object = [], []
     for piece in pieces:

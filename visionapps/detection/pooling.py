@@ -90,7 +90,7 @@ class RoIPooler(nn.Module):
             # One wait for the device, instead of one per map.
             counts = torch.bincount(level, minlength=len(maps)).tolist()
             order = level.argsort(stable=True)
-            parts = rois[order].split(counts)
+            parts = torch.split(rois[order], counts)
             blocks = [self._pool(*each) for each in zip(maps, parts, self.strides, strict=True) if len(each[1])]
             return torch.cat(blocks)[order.argsort()]
 

@@ -217,14 +217,14 @@ class RoIHeads(nn.Module):
             counts = [len(each) for each in proposals]
             image = torch.cat([label.new_full((n,), i) for i, n in enumerate(counts)])[region]
             boxes = self.coding.decode(output.codes[region, label], torch.cat(list(proposals))[region])
-            per_image = torch.bincount(image, minlength=len(counts)).tolist()
-            boxes = torch.cat([clip(part, size) for part, size in zip(boxes.split(per_image), sizes, strict=True)])
+            parts = torch.split(boxes, torch.bincount(image, minlength=len(counts)).tolist())
+            boxes = torch.cat([clip(part, size) for part, size in zip(parts, sizes, strict=True)])
             wide = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= _LEAST_SIDE
             boxes, score, label, image = boxes[wide], score[wide], label[wide], image[wide]
             kept = suppress(boxes, score, image * self.num_classes + label, limits.nms)
             kept = kept[image[kept].argsort(stable=True)]
             apart = torch.bincount(image[kept], minlength=len(counts)).tolist()
-            return [Detections(boxes[i], label[i], score[i]) for i in kept.split(apart)]
+            return [Detections(boxes[i], label[i], score[i]) for i in torch.split(kept, apart)]
 
     def _in_portions(
         self, features: Sequence[Tensor], proposals: Sequence[Tensor], sizes: Sequence[tuple[int, int]]
@@ -233,9 +233,9 @@ class RoIHeads(nn.Module):
         detection must not depend on its neighbours in the batch; everywhere in portions, for the memory."""
         together = features[0].device.type != "cpu" and sum(map(len, proposals)) <= _AT_ONCE
         if together:
-            return self(features, proposals, sizes)
+            return self.forward(features, proposals, sizes)
         parts = []
         for i, (boxes, size) in enumerate(zip(proposals, sizes, strict=True)):
             own = [feature[i : i + 1] for feature in features]
-            parts += [self(own, [portion], [size]) for portion in boxes.split(_AT_ONCE)]
+            parts += [self.forward(own, [portion], [size]) for portion in torch.split(boxes, _AT_ONCE)]
         return RoIOutput(*(torch.cat(part) for part in zip(*parts, strict=True)))

@@ -191,7 +191,7 @@ class RPN(nn.Module):
     def _candidates(self, output: RPNOutput, most: int) -> tuple[Tensor, Tensor, Tensor]:
         """The best of each level: boxes (B, T, 4), logits (B, T), and their level (T,)."""
         scores, rows, start = [], [], 0
-        for logits in output.logits.detach().split(output.per_level, 1):
+        for logits in torch.split(output.logits.detach(), list(output.per_level), 1):
             best, index = logits.topk(min(most, logits.shape[1]), dim=1)
             scores.append(best)
             rows.append(index + start)
@@ -230,5 +230,5 @@ def _by_image(boxes: Tensor, small: Tensor, kept: Tensor, per_image: int, most: 
     here = torch.bincount(image, minlength=images)
     unwanted = torch.bincount(image, weights=small[kept].double(), minlength=images).long()
     counts, dropped = torch.stack((here, unwanted)).tolist()
-    parts = boxes[kept[order]].split(counts)
+    parts = torch.split(boxes[kept[order]], counts)
     return [part[: min(len(part) - drop, most)] for part, drop in zip(parts, dropped, strict=True)]

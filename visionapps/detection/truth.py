@@ -31,7 +31,7 @@ def truths(targets: Sequence[Targets], num_classes: int, device: torch.device, *
     Raises:
         DataError: a box or a label that cannot be, with its place in the batch; or masks are wanted and missing.
     """
-    moved = [Targets(*(None if part is None else part.to(device) for part in target)) for target in targets]
+    moved = [_to(target, device) for target in targets]
     for place, target in enumerate(moved):
         _check_shapes(place, target, masks)
     bad = [_impossible(target, num_classes) for target in moved]
@@ -40,6 +40,11 @@ def truths(targets: Sequence[Targets], num_classes: int, device: torch.device, *
         if wrong:
             raise DataError(_describe(place, moved[place], int(bad[place].nonzero()[0]), num_classes))
     return [_apart(target, bool(ignored)) for target, (_, ignored) in zip(moved, counts, strict=True)]
+
+
+def _to(target: Targets, device: torch.device) -> Targets:
+    boxes, labels, ignore, masks = target
+    return Targets(boxes.to(device), labels.to(device), ignore.to(device), None if masks is None else masks.to(device))
 
 
 def _check_shapes(place: int, target: Targets, masks: bool) -> None:
