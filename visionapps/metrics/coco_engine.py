@@ -119,7 +119,6 @@ def _dicts(rows: Rows, label: int) -> list[dict[str, Any]]:
     so they are ignored, and matched like any other object, each once; a flag of their own both programs overwrite.
     """
     index = np.flatnonzero(rows.labels == label)
-    sides = np.concatenate([rows.boxes[index, :2], rows.boxes[index, 2:] - rows.boxes[index, :2]], axis=1)
     areas = np.where(rows.ignored & ~rows.crowd, math.inf, rows.areas)[index]
     crowd = rows.crowd[index].astype(int).tolist()
     columns = zip(

@@ -31,12 +31,13 @@ def overlaps(table: ObjectTable, *, least: float) -> Pairs:
     Images with many objects are computed in stripes from top to bottom, so that a scene with 100,000 objects that lie
     apart costs little more than its pairs.
     """
+    shapes = _shapes(table.found), _shapes(table.truth)
     true, found = table.truth.firsts(table.images), table.found.firsts(table.images)
     parts = []
     for i in range(table.images):
         g, d = np.arange(true[i], true[i + 1]), np.arange(found[i], found[i + 1])
         if len(g) and len(d):
-            parts += [_dense(table, rows, cols, least) for rows, cols in _stripes(table, d, g)]
+            parts += [_dense(table, shapes, (rows, cols), least) for rows, cols in _stripes(table, d, g)]
     if not parts:
         return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     whole = Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
@@ -120,16 +121,18 @@ def _stripes(table: ObjectTable, d: np.ndarray, g: np.ndarray) -> Iterator[tuple
             yield rows, cols
 
 
-def _dense(table: ObjectTable, d: np.ndarray, g: np.ndarray, least: float) -> Pairs:
+def _dense(table: ObjectTable, shapes: tuple[Any, Any], which: tuple[np.ndarray, np.ndarray], least: float) -> Pairs:
     from pycocotools import mask as coco
 
-    iou = np.asarray(coco.iou(_shapes(table.found, d), _shapes(table.truth, g), table.truth.crowd[g].astype(np.uint8)))
+    found, true = (_some(all_of, index) for all_of, index in zip(shapes, which, strict=True))
+    iou = np.asarray(coco.iou(found, true, table.truth.crowd[which[1]].astype(np.uint8)))
     row, col = np.nonzero(iou >= least)
-    return Pairs(d[row], g[col], iou[row, col])
+    return Pairs(which[0][row], which[1][col], iou[row, col])
 
 
-def _shapes(rows: Rows, which: np.ndarray) -> Any:
-    if rows.masks is not None:
-        return [rows.masks[i] for i in which]
-    boxes = rows.boxes[which]
-    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+def _shapes(rows: Rows) -> Any:
+    return rows.corners_and_sides if rows.masks is None else rows.masks
+
+
+def _some(shapes: Any, which: np.ndarray) -> Any:
+    return shapes[which] if isinstance(shapes, np.ndarray) else [shapes[i] for i in which]

@@ -44,6 +44,14 @@ class Rows:
     def __len__(self) -> int:
         return len(self.image)
 
+    @property
+    def corners_and_sides(self) -> np.ndarray:
+        """(N, 4) x, y, width, height as COCO files have them.
+
+        Rounded to a billionth of a pixel: x + w - x is not w in the last digits, and some IoUs lie on a threshold.
+        """
+        return np.concatenate([self.boxes[:, :2], np.round(self.boxes[:, 2:] - self.boxes[:, :2], 9)], axis=1)
+
     def firsts(self, images: int) -> np.ndarray:
         """(I + 1,) where the rows of each image begin."""
         return np.searchsorted(self.image, np.arange(images + 1))
@@ -176,8 +184,7 @@ def _as_found(rows: Rows, kind: Kind) -> Rows:
         parts = [coco.area(masks[i : i + 128]) for i in range(0, len(masks), 128)]
         areas = np.concatenate([np.zeros(0), *parts])
     else:
-        sides = rows.boxes[:, 2:] - rows.boxes[:, :2]
-        areas = sides[:, 0] * sides[:, 1]
+        areas = rows.corners_and_sides[:, 2:].prod(1)
     return replace(rows, areas=areas, crowd=np.zeros(len(rows), bool), ignored=np.zeros(len(rows), bool))
 
 
