@@ -317,13 +317,13 @@ def test_check_finds_a_loss_that_does_not_fit_by_taking_a_step(
 ):
     loss = {"class_path": "torch.nn.BCEWithLogitsLoss"}
     config = rewritten(trained, tmp_path, ("model", "init_args", "loss"), loss)
-    assert "one training step on two crops fails" in found_by_check(config, capsys)
+    assert "one training step on two images fails" in found_by_check(config, capsys)
 
 
 def test_photos_of_another_range_or_band_count_are_refused():
     from visionapps.models import unet
     from visionapps.structures import InputSpec, LabelSpace
-    from visionapps.training.segmentation import require_fitting
+    from visionapps.training.task import require_fitting
 
     labels = LabelSpace.named(("a", "b", "c"))
     model = unet(BACKBONE, 3)

@@ -7,7 +7,7 @@ import json
 import math
 import pickle
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import yaml
 from torch import Tensor
 
 from visionapps import __version__
-from visionapps.detection.base import Detector
+from visionapps.detection.base import Detector, Limits
 from visionapps.errors import OutputError, VisionAppsError, WeightsError
 from visionapps.files import whole_output
 from visionapps.models import build
@@ -42,6 +42,8 @@ class Bundle:
         resize: (H, W) that its training photos were resized to; None: they kept their size.
         gsd: metres on the ground per pixel that it was trained at, > 0; None: not known, rasters are taken as they are.
         rescale: of a detector: how its training photos were scaled; None: they kept their size.
+        category_ids: of a detector: the number of each of the K classes in the annotations that it learnt from, for
+            results in their terms; None: not known.
     """
 
     model: Segmentor | Detector
@@ -51,6 +53,7 @@ class Bundle:
     resize: tuple[int, int] | None = None
     gsd: float | None = None
     rescale: Rescale | None = None
+    category_ids: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.model.num_classes != len(self.labels):
@@ -62,6 +65,11 @@ class Bundle:
             raise WeightsError(f"bundle: tile {self.tile} must be at least 1 pixel")
         if self.gsd is not None and not 0 < self.gsd < math.inf:
             raise WeightsError(f"bundle: gsd {self.gsd} must be positive, the metres of a pixel on the ground: 0.3")
+        if self.category_ids is not None and len(set(self.category_ids)) != len(self.labels):
+            raise WeightsError(
+                f"bundle: category_ids {list(self.category_ids)} must be one number for each of the {len(self.labels)} "
+                "classes, all different"
+            )
 
     @property
     def spec(self) -> InputSpec:
@@ -118,6 +126,8 @@ class Bundle:
             "resize": list(self.resize) if self.resize else None,
             "gsd": self.gsd,
             "rescale": [self.rescale.short, self.rescale.long] if self.rescale else None,
+            "category_ids": list(self.category_ids) if self.category_ids is not None else None,
+            "limits": asdict(self.model.limits) if isinstance(self.model, Detector) else None,
         }
         card = {"visionapps": __version__, "created": datetime.now(UTC).isoformat(timespec="seconds"), **self.card}
         # Cloned: tensors that share memory are refused by the format.
@@ -198,14 +208,17 @@ def _assemble(head: Mapping[str, Any], state: Mapping[str, Tensor], card: dict[s
         resize = (int(head["resize"][0]), int(head["resize"][1])) if head.get("resize") else None
         gsd = None if head.get("gsd") is None else float(head["gsd"])
         rescale = Rescale(*map(int, head["rescale"])) if head.get("rescale") else None
+        category_ids = None if head.get("category_ids") is None else tuple(map(int, head["category_ids"]))
         model = build(head["recipe"])
+        if isinstance(model, Detector) and head.get("limits"):
+            model.limits = Limits(**head["limits"])
     except (VisionAppsError, TypeError, ValueError, LookupError) as error:
         raise WeightsError(f"{where}: does not describe a model that can be built: {error}") from error
     if model.spec != spec:
         raise WeightsError(f"{where}: the recipe builds a model for {model.spec}, but its weights belong to {spec}")
     _fit(model, state, where)
     try:
-        return Bundle(model.eval(), labels, tile, card, resize, gsd, rescale)
+        return Bundle(model.eval(), labels, tile, card, resize, gsd, rescale, category_ids)
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from error
 

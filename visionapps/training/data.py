@@ -131,6 +131,11 @@ class SegmentationData(LightningDataModule):
             weights=crops.weights,
         )
 
+    def rehearsal_batch(self) -> Sample:
+        """Two crops, as training would see them first."""
+        crops = self.random_crops()
+        return collate([crops[0], crops[1]])
+
     def train_dataloader(self) -> DataLoader[Sample]:
         drawn = self.random_crops()
         order = _Share(EpochIndices(len(drawn)), *self._place())

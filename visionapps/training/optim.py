@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from visionapps.detection.base import Detector
 from visionapps.errors import ConfigError
 from visionapps.segmentation.base import Segmentor
 
@@ -21,30 +22,54 @@ class LayerRates:
         depth_decay: a further factor per block of the backbone, counted from its output; 1 is none, 0.9 is usual for
             transformers (Clark et al. 2020, ELECTRA).
         decay_norms: apply weight decay to biases and to the scales of normalisation layers as well.
+        batch_lr: images per optimizer step that the optimizer's learning rate is meant for: published rates of
+            detectors are for 16. A step of n images then takes the rate times n / batch_lr, images of all processes
+            and of accumulated batches counted (Goyal et al. 2017; give the run a warm-up, too). None: the rate as
+            it stands.
     """
 
     backbone: float = 1.0
     depth_decay: float = 1.0
     decay_norms: bool = False
+    batch_lr: int | None = None
 
     def __post_init__(self) -> None:
         if self.backbone < 0 or not 0 < self.depth_decay <= 1:
             raise ConfigError(
                 f"layer_rates: backbone {self.backbone} must be >= 0 and depth_decay {self.depth_decay} in (0, 1]"
             )
+        if self.batch_lr is not None and self.batch_lr < 1:
+            raise ConfigError(
+                f"layer_rates: batch_lr {self.batch_lr} must be at least 1, the images per step that the optimizer's "
+                "learning rate is meant for; or leave it out"
+            )
+
+    def factor(self, images: int) -> float:
+        """The factor on the learning rate of all layers, for optimizer steps of so many images."""
+        return 1.0 if self.batch_lr is None else images / self.batch_lr
 
 
-def parameter_groups(model: Segmentor, rates: LayerRates) -> list[dict[str, object]]:
+def parameter_groups(model: Segmentor | Detector, rates: LayerRates, images: int = 1) -> list[dict[str, object]]:
     """Sort the parameters of a model into groups that an optimizer takes.
 
     Each group carries ``lr_scale``, the factor on the optimizer's learning rate (see scale_rates), and
-    ``weight_decay`` 0 where none is wanted; groups without that key take the optimizer's own.
+    ``weight_decay`` 0 where none is wanted; groups without that key take the optimizer's own. Parameters that are
+    fixed when the run begins are in no group.
+
+    Args:
+        model: whose backbone is called ``backbone``.
+        rates: how rates differ between layers.
+        images: of one optimizer step; only ``batch_lr`` asks for it.
     """
     blocks = _backbone_blocks(name for name, _ in model.named_parameters())
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
         block = blocks.get(_block(name))
-        scale = 1.0 if block is None else rates.backbone * rates.depth_decay ** (len(blocks) - 1 - block)
+        scale = rates.factor(images)
+        if block is not None:
+            scale *= rates.backbone * rates.depth_decay ** (len(blocks) - 1 - block)
         decays = parameter.ndim > 1 or rates.decay_norms
         groups.setdefault((scale, decays), []).append(parameter)
     return [

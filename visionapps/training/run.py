@@ -14,14 +14,15 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 
+from visionapps.data.object_dataset import ObjectPhoto
 from visionapps.data.store import Photo
 from visionapps.errors import ConfigError, VisionAppsError, WeightsError
 from visionapps.runtime import keep_freed_memory
 from visionapps.training.callbacks import Bar, SaveWhenInterrupted, WaitingForData
-from visionapps.training.data import SegmentationData
-from visionapps.training.segmentation import SCORE, SegmentationTask
+from visionapps.training.task import Task
 
 LAST, BEST = "last.ckpt", "best.ckpt"
+_CHOSEN_BY_TASK = "the task's score"  # stands in the checkpoint callback until the task is known
 log = logging.getLogger(__name__)
 
 
@@ -63,8 +64,8 @@ class _SaveConfig(Callback):
 class Finished:
     """What a run leaves for those who look at it."""
 
-    checkpoint: Path  # the best one by validation mean Dice
-    val: tuple[Photo, ...]  # the photos it was validated on
+    checkpoint: Path  # the best one by the task's score on the validation photos
+    val: tuple[Photo, ...] | tuple[ObjectPhoto, ...]  # the photos it was validated on
     seconds: float  # of training, validation included
 
 
@@ -104,6 +105,8 @@ def build(config: Path, out: Path, overrides: list[str]) -> tuple[Trainer, Light
     for place, callback in enumerate(callbacks):
         if isinstance(callback, TQDMProgressBar | RichProgressBar):
             callbacks[place] = Bar(int(callback.refresh_rate))
+        if isinstance(callback, ModelCheckpoint) and callback.monitor == _CHOSEN_BY_TASK:
+            callback.monitor = run.model.SCORE if isinstance(run.model, Task) else None
     return run.trainer, run.model, run.datamodule, text
 
 
@@ -125,7 +128,7 @@ def fit(config: Path, out: Path, overrides: list[str], *, resume: bool = False) 
         raise WeightsError(f"{checkpoints / LAST}: no checkpoint to resume from; leave --resume out to start anew")
     trainer, task, data, text = build(config, out, overrides)
     trainer.callbacks.append(_SaveConfig(out / "config.yaml", text))  # type: ignore[attr-defined]
-    if isinstance(task, SegmentationTask):  # before the loggers make the run's folder
+    if isinstance(task, Task):  # before the loggers make the run's folder
         data.setup("fit")
         task.prepare(data, pretrained=not resume)
     began = time.perf_counter()
@@ -144,15 +147,15 @@ def fit(config: Path, out: Path, overrides: list[str], *, resume: bool = False) 
                 "the run is saved: `visionapps fit --config %s --out %s --resume` goes on from here", config, out
             )
         raise KeyboardInterrupt from None
-    photos = data.examination.val if isinstance(data, SegmentationData) and data.examination else ()
-    return Finished(checkpoints / BEST, photos, time.perf_counter() - began)
+    examination = getattr(data, "examination", None) if isinstance(task, Task) else None
+    return Finished(checkpoints / BEST, examination.val if examination else (), time.perf_counter() - began)
 
 
 def _trainer_defaults(out: Path) -> dict[str, Any]:
     checkpoint = ModelCheckpoint(
         dirpath=out / "checkpoints",
         filename="best",
-        monitor=SCORE,
+        monitor=_CHOSEN_BY_TASK,
         mode="max",
         save_last=True,
         enable_version_counter=False,
