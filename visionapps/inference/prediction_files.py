@@ -200,8 +200,8 @@ def _images(predictions: Predictions, truth: AnnotationSet) -> np.ndarray:
     if unknown and len(unknown) == len(places):
         raise DataError(
             f"{predictions.source}: none of its {len(unknown)} images (such as {', '.join(unknown[:_LISTED])}) is "
-            f"in the annotations, which have {truth.images[0].name} (number {truth.images[0].image_id}) and others; give the "
-            "annotations of the same images"
+            f"in the annotations, which have {truth.images[0].name} (number {truth.images[0].image_id}) and others; "
+            "give the annotations of the same images"
         )
     if unknown:
         _log.warning(

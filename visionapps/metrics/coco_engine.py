@@ -121,9 +121,9 @@ def _dicts(rows: Rows, label: int) -> list[dict[str, Any]]:
     index = np.flatnonzero(rows.labels == label)
     areas = np.where(rows.ignored & ~rows.crowd, math.inf, rows.areas)[index]
     crowd = rows.crowd[index].astype(int).tolist()
-    columns = zip(
-        rows.image[index].tolist(), sides.tolist(), areas.tolist(), crowd, rows.scores[index].tolist(), strict=True
-    )
+    boxes = rows.corners_and_sides[index].tolist()
+    images, scores = rows.image[index].tolist(), rows.scores[index].tolist()
+    columns = zip(images, boxes, areas.tolist(), crowd, scores, strict=True)
     made = [
         {"id": i, "image_id": image, "category_id": label, "bbox": box, "area": area, "iscrowd": many, "score": score}
         for i, (image, box, area, many, score) in enumerate(columns, 1)
