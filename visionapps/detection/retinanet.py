@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from visionapps.backbones.base import Backbone
-from visionapps.boxes import Batch, Detections, suppress
+from visionapps.boxes import Batch, Detections, clip, suppress
 from visionapps.detection.anchors import Anchors
 from visionapps.detection.base import Detector, Limits, in_full
 from visionapps.detection.coding import BoxCoding
@@ -197,32 +197,35 @@ class RetinaNet(Detector):
 
     @torch.no_grad()
     def _detections(self, output: RetinaOutput, sizes: Sequence[tuple[int, int]]) -> list[Detections]:
+        # Image by image: the last bit of a sigmoid depends on the place of a number in the processor's vectors, so that
+        # a score would depend on how many candidates the image before has.
         with in_full(output.logits):
-            threshold = math.log(self.limits.score / (1 - self.limits.score)) if self.limits.score else -math.inf
-            image, anchor, label = (output.logits > threshold).nonzero(as_tuple=True)
-            score = output.logits[image, anchor, label].sigmoid()
-            best = self._best(output.per_level, image, anchor, score)
-            image, anchor, label, score = image[best], anchor[best], label[best], score[best]
-            boxes = _CODING.decode(output.codes[image, anchor], output.anchors[anchor])
-            extent = torch.tensor(sizes, device=boxes.device).flip(1).repeat(1, 2)[image]  # w h w h of each one's image
-            boxes = boxes.clamp(min=0).minimum(extent)
-            wide = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= _LEAST_SIDE
-            boxes, label, score, image = boxes[wide], label[wide], score[wide], image[wide]
-            kept = suppress(boxes, score, image * self.num_classes + label, self.limits.nms)
-            kept = kept[image[kept].argsort(stable=True)]
-            counts = torch.bincount(image[kept], minlength=len(sizes)).tolist()
-            return [self.at_most(Detections(boxes[i], label[i], score[i])) for i in kept.split(counts)]
+            parts = zip(output.logits, output.codes, sizes, strict=True)
+            return [self.at_most(self._found(output, *part)) for part in parts]
 
-    def _best(self, per_level: tuple[int, ...], image: Tensor, anchor: Tensor, score: Tensor) -> Tensor:
-        """Indices of the best candidates of every image and level, best first; equal ones in the order of anchors."""
+    def _found(self, output: RetinaOutput, logits: Tensor, codes: Tensor, size: tuple[int, int]) -> Detections:
+        """All detections of one image, best first, from its (M, K) logits and (M, 4) codes."""
+        threshold = math.log(self.limits.score / (1 - self.limits.score)) if self.limits.score else -math.inf
+        anchor, label = (logits > threshold).nonzero(as_tuple=True)
+        score = logits[anchor, label].sigmoid()
+        best = self._best(output.per_level, anchor, score)
+        anchor, label, score = anchor[best], label[best], score[best]
+        boxes = clip(_CODING.decode(codes[anchor], output.anchors[anchor]), size)
+        wide = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= _LEAST_SIDE
+        boxes, label, score = boxes[wide], label[wide], score[wide]
+        kept = suppress(boxes, score, label, self.limits.nms)
+        return Detections(boxes[kept], label[kept], score[kept])
+
+    def _best(self, per_level: tuple[int, ...], anchor: Tensor, score: Tensor) -> Tensor:
+        """Indices of the best candidates of every level, level by level."""
+        most = max(self.candidates, self.limits.most or 0)
+        if len(score) <= most:
+            return torch.arange(len(score), device=score.device)
+        # Candidates come in the order of anchors, so levels are apart already.
         ends = torch.tensor(per_level, device=anchor.device).cumsum(0)
-        group = image * len(per_level) + torch.bucketize(anchor, ends, right=True)
-        order = score.argsort(descending=True, stable=True)
-        order = order[group[order].argsort(stable=True)]
-        counts = torch.bincount(group)
-        begins = counts.cumsum(0) - counts
-        rank = torch.arange(len(order), device=order.device) - begins[group[order]]
-        return order[rank < max(self.candidates, self.limits.most or 0)]
+        counts = torch.bincount(torch.bucketize(anchor, ends, right=True), minlength=len(per_level)).tolist()
+        rows = torch.arange(len(score), device=score.device).split(counts)
+        return torch.cat([row[score[row].argsort(descending=True, stable=True)[:most]] for row in rows])
 
 
 def _by_anchor(maps: Tensor, values: int) -> Tensor:
