@@ -78,7 +78,7 @@ def _read_file(path: Path, hint: str, shapes: bool) -> ObjectTable:
         notes.append(Note("unreadable", str(path), f"{path}: {count} annotations are no mappings; remove them"))
     boxes, readable = _boxes(rows)
     ids = _whole([row.get("id", -1) for row in rows])
-    for i in np.flatnonzero(~readable):
+    for i in np.flatnonzero(~readable).tolist():
         text = f"{path}: annotation {_name(rows[i], i)}: bbox is {str(rows[i].get('bbox'))[:60]}, but x, y, width and"
         notes.append(Note("unreadable", str(path), f"{text} height are expected; write four numbers"))
     if not readable.all():

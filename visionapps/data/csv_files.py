@@ -94,7 +94,7 @@ def _lines(path: Path) -> list[list[str]]:
 
 def _columns(header: Sequence[str]) -> dict[str, int]:
     """Places of the columns that are there. In "x1 y1 x2 y2", x1 is the left side; in "x0 y0 x1 y1" the right one."""
-    found = {}
+    found: dict[str, int] = {}
     for key, names in _COLUMNS.items():
         for name in names:
             taken = (

@@ -112,7 +112,8 @@ def _meant(categories: Sequence[Category], entry: ObjectClass, position: int) ->
         if all(c.name is None for c in categories):  # YOLO without names
             return [i for i, c in enumerate(categories) if c.id == position]
         return _named(categories, entry.name)
-    return sorted({i for key in (*entry.ids, *entry.names) for i in _named(categories, key)})
+    keys: tuple[int | str, ...] = (*entry.ids, *entry.names)
+    return sorted({i for key in keys for i in _named(categories, key)})
 
 
 def _named(categories: Sequence[Category], key: str | int) -> list[int]:

@@ -64,8 +64,8 @@ def list_images(table: ObjectTable, dataset: ObjectDataset) -> Listing:
         raise DataError(
             f"{dataset.annotations}: the sizes of the images are needed, and the files do not say them; give images"
         )
-    index = np.array([i if i >= 0 and names[i] else -1 for i in index], np.int64)
-    return Listing(names, _numbers(rows, names), sizes, index, headers, tuple(problems))
+    places = np.array([i if i >= 0 and names[i] else -1 for i in index], np.int64)
+    return Listing(names, _numbers(rows, names), sizes, places, headers, tuple(problems))
 
 
 def _names(

@@ -274,4 +274,4 @@ def _repeats(keys: Sequence[np.ndarray], among: np.ndarray) -> np.ndarray:
 
 def everywhere(sheet: Sheet) -> np.ndarray:
     """(N,) bool: objects that need not be found whatever class is found there."""
-    return sheet.keep & (sheet.label == ANY)
+    return np.asarray(sheet.keep & (sheet.label == ANY))

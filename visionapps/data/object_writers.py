@@ -138,9 +138,9 @@ def _write(images: Iterable[AnnotatedImage], path: Path, form: Form, task: Writi
             part.mkdir()
             if form == "yolo":
                 (part / "classes.txt").write_text("".join(f"{name}\n" for name in task.labels.names), encoding="utf-8")
-            for file, image in _files(images, part, form):
+            for place, image in _files(images, part, form):
                 text = _voc(image, task) if form == "voc" else _yolo(image, task)
-                file.write_text(text, encoding="utf-8")
+                place.write_text(text, encoding="utf-8")
         return
     with whole_output(path, overwrite) as part, part.open("w", encoding="utf-8", newline="") as file:
         if form == "csv":

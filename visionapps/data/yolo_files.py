@@ -114,17 +114,17 @@ def _box(values: list[float], shapes: bool) -> tuple[tuple[float, ...], dict[str
     """Corners, and a polygon or a score if the row has one."""
     if len(values) in (4, 5):
         x, y, w, h = values[:4]
-        extras = {"score": values[4]} if len(values) == 5 else {}
-        return (x - w / 2, y - h / 2, x + w / 2, y + h / 2), extras
+        scored: dict[str, Any] = {"score": values[4]} if len(values) == 5 else {}
+        return (x - w / 2, y - h / 2, x + w / 2, y + h / 2), scored
     # A polygon; an odd count ends with a score.
     if len(values) < 6:
         raise ValueError(f"{len(values)} numbers after the class")
     points = values[: len(values) // 2 * 2]
-    x, y = points[0::2], points[1::2]
-    extras = {"shape": [points]} if shapes else {}
+    across, down = points[0::2], points[1::2]
+    extras: dict[str, Any] = {"shape": [points]} if shapes else {}
     if len(values) % 2:
         extras["score"] = values[-1]
-    return (min(x), min(y), max(x), max(y)), extras
+    return (min(across), min(down), max(across), max(down)), extras
 
 
 def _in_order(builder: TableBuilder) -> ObjectTable:
