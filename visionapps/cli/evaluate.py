@@ -1,8 +1,10 @@
-"""Per-class Dice, IoU, precision and recall: of a bundle on images with masks, or of predicted masks.
+"""Per-class Dice, IoU, precision and recall of maps; COCO and VOC scores of detections, and what is wrong with them.
 
-visionapps evaluate BUNDLE --images DIR --masks DIR       every image, at its own size
-visionapps evaluate BUNDLE --config run.yaml --split val  the photos of a run, as training saw them
-visionapps evaluate --pred DIR --masks DIR --classes FILE masks that predict wrote, against true ones
+visionapps evaluate BUNDLE --images DIR --masks DIR         every image, at its own size
+visionapps evaluate BUNDLE --config run.yaml --split val    the photos of a run, as training saw them
+visionapps evaluate --pred DIR --masks DIR --classes FILE   masks that predict wrote, against true ones
+visionapps evaluate BUNDLE --images DIR --annotations PATH  a detector on annotated images
+visionapps evaluate --pred PATH --annotations PATH          files of detections: COCO, VOC, YOLO, CSV
 """
 
 import argparse
@@ -27,12 +29,15 @@ T = TypeVar("T")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
+    from visionapps.cli import evaluate_objects
     from visionapps.cli.compute import add_compute_options, add_input_options
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("bundle", type=Path, nargs="?", help="folder written by `visionapps export`")
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of photos or rasters")
-    parser.add_argument("--pred", type=Path, metavar="DIR", help="folder of index masks written by predict")
+    parser.add_argument(
+        "--pred", type=Path, metavar="PATH", help="what predict wrote: folder of index masks, or detections"
+    )
     parser.add_argument("--masks", type=Path, metavar="DIR", help="folder of true masks with the same names")
     parser.add_argument("--mask-suffix", default="", metavar="TEXT", help="what mask names have more than image names")
     parser.add_argument("--config", type=Path, metavar="YAML", help="the file of a run: its classes and photos")
@@ -42,12 +47,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there as well")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
+    evaluate_objects.configure(parser)
     add_compute_options(parser)
     add_input_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and print the table."""
+    from visionapps.cli import evaluate_objects
+
+    if evaluate_objects.wanted(options):
+        return evaluate_objects.run(options)
     if options.json is not None:
         refuse_existing(options.json, options.overwrite)
     names, scores, files = _of_bundle(options) if options.bundle else _of_masks(options)
