@@ -101,5 +101,5 @@ def test_without_candidates_there_are_no_states():
 
 @pytest.mark.parametrize("negative", [(0.0, 0.8), (0.3, 0.3), (-0.1, 0.2)])
 def test_thresholds_that_contradict_each_other_are_refused(negative):
-    with pytest.raises(ConfigError, match="must be a range below positive 0.7"):
+    with pytest.raises(ConfigError, match=r"must be a range below positive 0\.7"):
         Matcher(0.7, negative)
