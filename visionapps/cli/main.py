@@ -15,6 +15,7 @@ VERBS = {
     "demo": "the whole road in a few minutes on generated data: train, map, evaluate, submit",
     "check": "examine a dataset and a config before any training, and report everything at once",
     "convert": "annotations of objects between COCO, VOC, YOLO and CSV, with a count of what is lost",
+    "proposals": "boxes that may hold objects, by selective search, and how many objects they cover",
     "fit": "train a model from one YAML file",
     "export": "turn a checkpoint into a bundle: YAML, safetensors and a card",
     "predict": "draw index masks, overlays or georeferenced maps of photos, folders and rasters",

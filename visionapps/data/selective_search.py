@@ -52,7 +52,8 @@ class SelectiveSearch:
     @property
     def method(self) -> str:
         """In words, for the file of proposals."""
-        return f"selective search, {self.mode}, least side {self.least_side} px, seed {self.seed}"
+        most = "all" if self.most is None else f"the best {self.most}"
+        return f"selective search, {self.mode}, {most}, least side {self.least_side} px, seed {self.seed}"
 
 
 def selective_search(image: np.ndarray, search: SelectiveSearch | None = None) -> np.ndarray:
