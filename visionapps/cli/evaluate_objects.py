@@ -117,6 +117,7 @@ def _of_files(options: argparse.Namespace) -> _Judged:
     from visionapps.inference.prediction_files import place_predictions, read_predictions
 
     predictions = read_predictions(options.pred, options.pred_form)
+    pixels: list[Callable[[], np.ndarray]]
     if options.config is not None:
         truth, photos = _examined(options, pixels=False)
         pixels = [partial(_read_pixels, Path(photo.source)) for photo in photos]

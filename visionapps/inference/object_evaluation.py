@@ -47,7 +47,7 @@ class ObjectEvaluation:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, undefined values as None."""
-        parts = {
+        parts: dict[str, Any] = {
             "images": self.table.images,
             "objects": int(self.table.true_counts.sum()),
             "detections": len(self.table.found),

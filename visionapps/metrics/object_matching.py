@@ -54,7 +54,7 @@ def match(pairs: Pairs, wanted: np.ndarray, crowd: np.ndarray, found: int) -> np
 
     Args:
         pairs: who may take what; a lower index is a better detection.
-        wanted: (P, ...) columns to prefer by, the first decides, then the next; higher is preferred, and among equals
+        wanted: (P, N) columns to prefer by, the first decides, then the next; higher is preferred, and among equals
             the later object, as in pycocotools.
         crowd: (G,) bool: may be taken any number of times.
         found: D.
@@ -63,7 +63,7 @@ def match(pairs: Pairs, wanted: np.ndarray, crowd: np.ndarray, found: int) -> np
         (D,) index of the object taken, or -1.
     """
     taken_by = np.full(found, -1, np.int64)
-    keys = (pairs.truth, *wanted.reshape(len(pairs.found), -1).T[::-1])
+    keys = (pairs.truth, *wanted.T[::-1])
     order = np.lexsort((*(-key for key in keys), pairs.found))
     by, of = pairs.found[order], pairs.truth[order]
     used = np.zeros(len(crowd), bool)
