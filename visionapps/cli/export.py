@@ -3,9 +3,15 @@
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from visionapps.cli.table import render
 from visionapps.files import refuse_existing
+
+if TYPE_CHECKING:
+    from visionapps.inference.bundle import Bundle
+
+_METRICS = ("mean_dice", "mean_iou", "accuracy", "ap", "ap50", "ap75")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -30,17 +36,31 @@ def run(options: argparse.Namespace) -> int:
     if options.gsd is not None:
         bundle = replace(bundle, gsd=options.gsd)
     bundle.save(options.out, options.overwrite)
+    rows = [("bundle", options.out), *_facts(bundle)]
+    print(render(("", ""), [(name, f"{v:.3f}" if isinstance(v, float) else str(v)) for name, v in rows]))
+    return 0
+
+
+def _facts(bundle: "Bundle") -> list[tuple[str, object]]:
+    """What the bundle holds, line by line."""
     recipe = bundle.model.recipe or {}
     metrics = bundle.card.get("metrics") or {}
-    rows = [
-        ("bundle", options.out),
+    rows: list[tuple[str, object]] = [
         ("model", f"{recipe.get('model')} on {recipe.get('arguments', {}).get('backbone')}"),
         ("parameters", f"{sum(p.numel() for p in bundle.model.parameters()) / 1e6:.2f} M"),
         ("bands", f"{', '.join(bundle.spec.bands)} ({bundle.spec.scale:g} means 1.0)"),
         ("classes", f"{len(bundle.labels)}: {', '.join(bundle.labels.names)}"),
-        ("tile", f"{bundle.tile} px"),
-        *((("ground", f"{bundle.gsd:g} m per pixel"),) if bundle.gsd else ()),
-        *((f"val {name}", metrics[name]) for name in ("mean_dice", "mean_iou", "accuracy") if name in metrics),
     ]
-    print(render(("", ""), [(name, f"{v:.3f}" if isinstance(v, float) else str(v)) for name, v in rows]))
-    return 0
+    if bundle.category_ids is not None:
+        rows.append(("category ids", ", ".join(map(str, bundle.category_ids))))
+    if bundle.rescale is not None:
+        rows.append(("photos", f"shorter side {bundle.rescale.short} px, longer one at most {bundle.rescale.long} px"))
+    else:
+        rows.append(("tile", f"{bundle.tile} px"))
+    limits = getattr(bundle.model, "limits", None)
+    if limits is not None:
+        most = "all" if limits.most is None else f"at most {limits.most} per image"
+        rows.append(("detections", f"{most}, from score {limits.score:g}, suppressed over IoU {limits.nms:g}"))
+    if bundle.gsd:
+        rows.append(("ground", f"{bundle.gsd:g} m per pixel"))
+    return rows + [(f"val {name}", metrics[name]) for name in _METRICS if metrics.get(name) is not None]

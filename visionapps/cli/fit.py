@@ -2,10 +2,15 @@
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from visionapps.cli.table import score_table
+from visionapps.cli.table import render, score_table
 from visionapps.errors import ConfigError
 from visionapps.files import refuse_existing
+
+if TYPE_CHECKING:
+    from visionapps.inference.object_evaluation import ObjectEvaluation
+    from visionapps.training.run import Finished
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -29,13 +34,43 @@ def run(options: argparse.Namespace) -> int:
 
     finished = fit(options.config, out, options.settings, resume=options.resume)
     if not options.no_report:
-        from visionapps.training.report import write_report
-
-        labels, scores = write_report(finished, out)
-        print(f"\nBest checkpoint on the {len(finished.val)} validation photos:\n")
-        print(score_table(labels.names, scores))
+        table = _report(finished, out)
+        print(f"\nBest checkpoint on the {len(finished.val)} validation photos:\n\n{table}")
         print(f"\npictures         {out / 'report'}")
     print(f"trained for      {finished.seconds:.0f} s")
     print(f"best checkpoint  {finished.checkpoint}")
     print(f"next             visionapps export {finished.checkpoint} --out {out / 'bundle'}")
     return 0
+
+
+def _report(finished: "Finished", out: Path) -> str:
+    """Write the report of a run; returns its table."""
+    from visionapps.training.detection import DetectionTask
+
+    if isinstance(finished.task, DetectionTask):
+        from visionapps.training.object_report import write_object_report
+
+        return _object_table(write_object_report(finished, out))
+    from visionapps.training.report import write_report
+
+    return score_table(*write_report(finished, out))
+
+
+def _object_table(evaluation: "ObjectEvaluation") -> str:
+    """One line per class, and one with the means; a dash where a value is not defined."""
+    boxes, curves = evaluation.box, evaluation.curves.classes
+    rows: list[tuple[object, ...]] = []
+    for k, name in enumerate(evaluation.names):
+        best = curves[k].best
+        values = (boxes.per_class[k], boxes.per_class_50[k], best.f1, best.threshold, best.precision, best.recall)
+        rows.append((name, *(_defined(float(v)) for v in values), int(boxes.true_counts[k])))
+    means = (_defined(boxes.ap), _defined(boxes.ap50), None, None, None, None, int(boxes.true_counts.sum()))
+    rows.append(("mean", *means))
+    if evaluation.mask is not None:
+        mask = evaluation.mask
+        rows.append(("masks", _defined(mask.ap), _defined(mask.ap50), None, None, None, None, None))
+    return render(("class", "AP", "AP50", "best F1", "from score", "precision", "recall", "objects"), rows)
+
+
+def _defined(value: float) -> float | None:
+    return None if value != value else value  # NaN

@@ -21,17 +21,21 @@ def draw_curves(logs: Sequence[Path], picture: Path) -> None:
     """
     plt = pyplot()
     series = _read_series(logs)
+    detector = "val/ap" in series
+    score, per_class = ("val/ap", "AP per class") if detector else ("val/dice", "Dice per class")
+    shown = ("ap", "ap50", "ap75", "mask_ap") if detector else ("dice", "iou", "accuracy")
+    terms = sorted(n for n in series if n.startswith("train/loss/"))
     panels: tuple[tuple[str, list[str]], ...] = (
-        ("loss", [n for n in ("train/loss", "val/loss") if n in series]),
-        ("validation", [n for n in ("val/dice", "val/iou", "val/accuracy") if n in series]),
-        ("Dice per class", sorted(n for n in series if n.startswith("val/dice/"))),
+        ("loss", [n for n in ("train/loss", "val/loss", *terms) if n in series]),
+        ("validation", [f"val/{n}" for n in shown if f"val/{n}" in series]),
+        (per_class, sorted(n for n in series if n.startswith(f"{score}/"))),
         ("learning rate", sorted(n for n in series if n.startswith("lr-"))),
     )
     figure, axes = plt.subplots(2, 2, figsize=(12, 7), layout="constrained")
     for axis, (title, names) in zip(axes.flat, panels, strict=True):
         for name in names:
             steps, values = zip(*sorted(series[name].items()), strict=True)
-            axis.plot(steps, values, marker=".", label=name.removeprefix("val/dice/"))
+            axis.plot(steps, values, marker=".", label=name.removeprefix(f"{score}/"))
         axis.set(title=title, xlabel="step")
         axis.grid(alpha=0.3)
         if 1 <= len(names) <= 12:

@@ -67,6 +67,8 @@ class Finished:
     checkpoint: Path  # the best one by the task's score on the validation photos
     val: tuple[Photo, ...] | tuple[ObjectPhoto, ...]  # the photos it was validated on
     seconds: float  # of training, validation included
+    task: LightningModule
+    data: LightningDataModule
 
 
 def build(config: Path, out: Path, overrides: list[str]) -> tuple[Trainer, LightningModule, LightningDataModule, str]:
@@ -148,7 +150,8 @@ def fit(config: Path, out: Path, overrides: list[str], *, resume: bool = False) 
             )
         raise KeyboardInterrupt from None
     examination = getattr(data, "examination", None) if isinstance(task, Task) else None
-    return Finished(checkpoints / BEST, examination.val if examination else (), time.perf_counter() - began)
+    photos = examination.val if examination else ()
+    return Finished(checkpoints / BEST, photos, time.perf_counter() - began, task, data)
 
 
 def _trainer_defaults(out: Path) -> dict[str, Any]:
