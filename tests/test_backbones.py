@@ -142,8 +142,9 @@ def test_a_pyramid_can_be_built_under_no_grad_and_copied():
     ("name", "arguments", "message"),
     [
         ("resnet81", {}, r"'resnet81': timm has no such network; did you mean resnet18, .*models --backbones PATTERN"),
-        ("vit_tiny_patch16_224", {}, "all its maps have the stride 16, so it is no pyramid; choose a conv"),
-        ("inception_v4", {}, r"stride 2 has \(C, H, W\) = \(64, 109, 109\) for an image of 224x224, not \(64, 112, 11"),
+        ("vit_tiny_patch16_224", {"strides": (2,)}, "maps of the strides 4, 8, 16, 32, 64, but none of the wanted 2;"),
+        ("beit_base_patch16_224", {}, "it does not take images of 96x128 .*choose another backbone"),
+        ("pit_s_224", {}, r"stride 8 has \(C, H, W\) = \(144, 27, 27\) .*layers without padding, or windows, shift it"),
         ("maxvit_tiny_rw_224", {}, r"does not take images of 96x128 .*divisible by window.*choose another backbone"),
         ("csatv2", {"spec": bands(4)}, "does not take images of 224x224 with 4 bands"),
         ("hrnet_w18_small", {"strides": (4, 8)}, "fit images in multiples of 32 only; add that to the strides"),
@@ -162,8 +163,9 @@ def test_a_network_that_cannot_serve_says_why_and_what_to_do(name, arguments, me
 def test_the_list_of_pyramids_leaves_out_what_cannot_be_built():
     names = set(list_pyramids())
     assert {"resnet50", "tf_efficientnet_lite0", "convnext_tiny", "swin_tiny_patch4_window7_224", "vgg16"} <= names
-    assert names.isdisjoint({"vit_base_patch16_224", "inception_v3", "maxvit_tiny_rw_224", "mobilevitv2_100"})
-    assert len(names) > 500
+    assert {"vit_base_patch16_224", "inception_v3", "vit_small_patch14_dinov2", "torchvision/vgg16"} <= names
+    assert names.isdisjoint({"beit_base_patch16_224", "maxvit_tiny_rw_224", "mobilevitv2_100", "torchvision/vit_b_16"})
+    assert len(names) > 1000
     assert list_pyramids("resnet18*") == ["resnet18", "resnet18d"]
 
 

@@ -2,7 +2,7 @@
 
 from visionapps.backbones.base import Backbone
 from visionapps.backbones.packages import PACKAGES
-from visionapps.backbones.timm_pyramid import list_pyramids, pyramid
 from visionapps.backbones.weights import default_spec
+from visionapps.backbones.zoo import list_pyramids, pyramid
 
 __all__ = ["PACKAGES", "Backbone", "default_spec", "list_pyramids", "pyramid"]

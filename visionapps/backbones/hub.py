@@ -6,6 +6,7 @@ import ssl
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,35 @@ from torch import Tensor
 from visionapps.errors import ConfigError, WeightsError
 
 PATIENCE_S = 3.0  # the hub's own client retries for minutes
+TORCHVISION = "torchvision/"  # what stands before the names of its networks; all others are timm's
+
+
+@dataclass(frozen=True)
+class TorchvisionCard:
+    """What torchvision says about published weights, under the names of timm's cards."""
+
+    architecture: str
+    tag: str
+    url: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    hf_hub_id: None = None
+    hf_hub_filename: None = None
 
 
 def pretrained_card(name: str, tag: str = "") -> Any:
-    """timm's card (a PretrainedCfg) of a network's weights: where they lie, which mean and std belong to them.
+    """The card (a PretrainedCfg of timm, or a TorchvisionCard) of a network's weights: where they lie, which mean and
+    std belong to them.
 
     Args:
-        name: a timm name, with or without ".tag".
-        tag: which of the published weights; empty: those of the name, else timm's default.
+        name: a timm name, with or without ".tag", or that of a network of torchvision.
+        tag: which of the published weights; empty: those of the name, else the default.
 
     Raises:
-        ConfigError: timm knows no such tag.
+        ConfigError: no such tag is known.
     """
+    if name.startswith(TORCHVISION):
+        return _torchvision_card(name, tag)
     architecture, own_tag = split_model_name_tag(name)
     tag = tag or own_tag
     try:
@@ -43,12 +61,34 @@ def pretrained_card(name: str, tag: str = "") -> Any:
 
 
 def published_tags(architecture: str) -> list[str]:
-    """The tags of the weights that timm publishes for an architecture, the default first."""
+    """The tags of the weights that are published for an architecture, the default first."""
+    if architecture.startswith(TORCHVISION):
+        return list(_torchvision_weights(architecture))
     card = get_pretrained_cfg(architecture, allow_unregistered=True)
     names = timm.list_models(f"{architecture}.*", pretrained=True)
     tags = [split_model_name_tag(n)[1] for n in names]
     default = card.tag if card is not None else None
     return sorted(filter(None, tags), key=lambda tag: (tag != default, tag))
+
+
+def _torchvision_card(name: str, tag: str) -> TorchvisionCard:
+    published = _torchvision_weights(name)
+    if not published or (tag and tag not in published):
+        known = ", ".join(published) or "none are published"
+        raise ConfigError(f"{name}: no weights with the tag {tag!r}; known tags: {known}")
+    tag = tag or next(iter(published))
+    weights = published[tag]
+    crop = weights.transforms()
+    return TorchvisionCard(name, tag, str(weights.url), tuple(crop.mean), tuple(crop.std))
+
+
+def _torchvision_weights(name: str) -> dict[str, Any]:
+    """The published weights of a network of torchvision by tag, its default first."""
+    from torchvision import models
+
+    enum = models.get_model_weights(name.removeprefix(TORCHVISION))
+    default = getattr(enum, "DEFAULT", None)
+    return {w.name: w for w in sorted(enum, key=lambda w: w is not default)}
 
 
 def cached_file(card: Any) -> Path | None:

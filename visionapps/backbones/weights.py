@@ -12,7 +12,7 @@ import safetensors
 import safetensors.torch
 import timm
 import torch
-from timm.models import adapt_input_conv, model_entrypoint, split_model_name_tag
+from timm.models import adapt_input_conv, is_model, model_entrypoint, split_model_name_tag
 from torch import Tensor
 
 from visionapps.backbones.hub import cached_file, download, pretrained_card
@@ -33,7 +33,7 @@ def default_spec(name: str, weights: str | None = None, *, bands: Sequence[str] 
     """The input that belongs to a network's weights. Reads at most the header of a local safetensors file.
 
     Args:
-        name: timm name.
+        name: as in ``pyramid``.
         weights: None, "package", "hub", "hub:<tag>", or a file; see ``read_state``.
         bands: names of the bands to feed. Mean and std of the weights' own bands are repeated in turn, just
             as the first convolution repeats its filters.
@@ -93,7 +93,7 @@ def read_state(name: str, weights: str) -> State:
     """Read or fetch the tensors that a weights setting names, under the names of whoever saved them.
 
     Args:
-        name: timm name.
+        name: as in ``pyramid``.
         weights: "package" (installed with pip), "hub" (timm's default weights), "hub:<tag>", or a file.
 
     Raises:
@@ -152,7 +152,7 @@ def fit_state(state: State, wanted: State, *, name: str, source: str, bands: int
     Args:
         state: tensors as they were saved.
         wanted: the pyramid's own state.
-        name: timm name.
+        name: as in ``pyramid``.
         source: for messages, where the state came from.
         bands: bands that the pyramid eats.
 
@@ -211,6 +211,8 @@ def _readings(state: State, name: str) -> Iterator[State]:
 
 def _translated_by_timm(state: State, architecture: str) -> Iterator[State]:
     """The state under the names that timm's own loader would give it: each family brings a function for that."""
+    if not is_model(architecture):
+        return  # one of torchvision's, whose files have its own names
     family = sys.modules[model_entrypoint(architecture).__module__]
     functions = ("checkpoint_filter_fn", "_filter_fn", "_filter_torchvision_pretrained")
     translate = next((getattr(family, f) for f in functions if hasattr(family, f)), None)

@@ -1,14 +1,16 @@
 """How a model remembers the way it was built, as plain data, and is built again from that."""
 
+import dataclasses
 import functools
 import inspect
+import types
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from visionapps.detection.base import Detector
 from visionapps.errors import ConfigError, WeightsError
 from visionapps.segmentation.base import Segmentor
-from visionapps.structures import InputSpec
 
 P = ParamSpec("P")
 M = TypeVar("M", Segmentor, Detector)
@@ -24,7 +26,7 @@ def remember(wire: Callable[P, M]) -> Callable[P, M]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         # The spec that the weights brought, and no weights: whoever builds it again has trained ones to load.
-        known = {"weights": None, "spec": model.spec.to_dict()}
+        known = {"weights": None, "checkpoint": None, "spec": model.spec.to_dict()}
         arguments = {name: plain(name, known.get(name, value)) for name, value in bound.arguments.items()}
         model.recipe = {"model": wire.__name__, "arguments": arguments}
         return model
@@ -55,17 +57,29 @@ def rebuild(
             f"recipe: unknown model {name!r}, this version of visionapps has {', '.join(wirings)}; "
             "use the version that wrote it"
         )
-    chosen = dict(arguments)
+    wire = wirings[name]
     try:
-        if isinstance(chosen.get("spec"), Mapping):
-            chosen["spec"] = InputSpec.from_dict(chosen["spec"])
-        return wirings[name](**chosen)
+        hints = typing.get_type_hints(wire)
+        return wire(**{key: _revived(value, hints.get(key)) for key, value in arguments.items()})
     except (TypeError, ValueError) as error:
         raise WeightsError(f"recipe: {name} cannot be built: {error}; use the version that wrote it") from error
 
 
+def _revived(value: Any, hint: Any) -> Any:
+    """What ``plain`` made of a dataclass as that dataclass again, where the type of an argument says so."""
+    options = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    kind = next((option for option in options if isinstance(option, type) and dataclasses.is_dataclass(option)), None)
+    if kind is None or not isinstance(value, Mapping):
+        return value
+    hints = typing.get_type_hints(kind)
+    return kind(**{key: _revived(item, hints.get(key)) for key, item in value.items()})
+
+
 def plain(name: str, value: Any) -> Any:
-    """The value as JSON and YAML can hold it; tuples become lists."""
+    """The value as JSON and YAML can hold it; tuples become lists, dataclasses mappings of their arguments."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value) if field.init]
+        return {key: plain(f"{name}.{key}", getattr(value, key)) for key in fields}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
