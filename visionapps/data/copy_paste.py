@@ -118,7 +118,8 @@ def _fading(size: tuple[int, int], box: np.ndarray, rim: float) -> np.ndarray:
         centre = np.arange(length) + 0.5
         away.append(np.maximum(np.maximum(box[1 - axis] - centre, centre - box[3 - axis]), 0))
     distance = np.maximum(away[0][:, None], away[1][None])
-    return np.clip(1 - distance / rim, 0, 1).astype(np.float32)
+    weight: np.ndarray = np.clip(1 - distance / rim, 0, 1).astype(np.float32)
+    return weight
 
 
 def _flipped(patch: Patch, rng: np.random.Generator) -> Patch:

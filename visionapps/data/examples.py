@@ -208,7 +208,7 @@ def rescaled(example: Example, factor: float) -> Example:
     # The size is whole pixels: up to half a pixel of the last row and column may be missing, which cuts no object.
     limits = np.array([image.shape[1], image.shape[0]] * 2, np.float64)
     boxes = np.minimum(example.boxes * factor, limits)
-    inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    inside = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1))
     moved = replace(example, image=image, boxes=boxes, masks=masks).take(inside)
     if proposals is not None:
         proposals = np.minimum(proposals, limits)

@@ -294,4 +294,4 @@ def _joined_targets(targets: list[Targets]) -> tuple[Targets, ...]:
 
 def _packed(parts: list[Tensor]) -> list[Tensor]:
     """The same tensors in one storage: a worker passes each storage on through a file descriptor of its own."""
-    return list(torch.cat(parts).split([len(part) for part in parts]))
+    return list(torch.split(torch.cat(parts), [len(part) for part in parts]))

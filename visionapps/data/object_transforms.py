@@ -201,7 +201,7 @@ def _aligned(example: Example, image: np.ndarray, rows: np.ndarray | None, masks
         shown = np.zeros((0, *image.shape[:2]), np.uint8) if masks is None else np.asarray(masks)
         masks = (shown[number[own]] > 0).astype(np.uint8)
         boxes = _around(masks, boxes)
-    positive = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    positive = np.flatnonzero((boxes[:, 2:] > boxes[:, :2]).all(1))
     proposals = None if example.proposals is None else moved[~own]
     if proposals is not None:
         proposals = proposals[(proposals[:, 2:] > proposals[:, :2]).all(1)]
@@ -210,17 +210,18 @@ def _aligned(example: Example, image: np.ndarray, rows: np.ndarray | None, masks
 
 
 def _around(masks: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-    """Boxes that are no larger than their masks need, where these lie whole inside the picture."""
+    """Boxes that are no larger than their masks need; a side beyond the picture stays where the mask is cut there."""
     result = boxes.copy()
     height, width = masks.shape[1:]
     for i, mask in enumerate(masks):
-        x0, y0, x1, y1 = boxes[i]
         rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        if len(rows) and x0 >= 0 and y0 >= 0 and x1 <= width and y1 <= height:
-            tight = np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1])
-            # A pixel of tolerance: masks are made of whole pixels, and boxes may be finer.
-            loose = np.abs(tight - boxes[i]) > 1
-            result[i] = np.where(loose, tight, boxes[i])
+        if not len(rows):
+            continue
+        tight = np.array([cols[0], rows[0], cols[-1] + 1, rows[-1] + 1])
+        rim = np.array([0, 0, width, height])
+        cut = (tight == rim) & (np.array([-1, -1, 1, 1]) * (boxes[i] - rim) > 0)
+        # A pixel of tolerance: masks are made of whole pixels, and boxes may be finer.
+        result[i] = np.where(~cut & (np.abs(tight - boxes[i]) > 1), tight, boxes[i])
     return result
 
 
