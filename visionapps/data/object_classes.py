@@ -68,7 +68,8 @@ def match_classes(
     else:
         table = [ObjectClass(entry) if isinstance(entry, str) else entry for entry in classes]
     if not table:
-        raise ConfigError(f"{source}: no class is left; write classes, or mend leave_out and ignore")
+        why = "no class is left" if categories else "the files name no class, for they hold no object"
+        raise ConfigError(f"{source}: {why}; write classes, or mend leave_out and ignore")
     ids = []
     for k, entry in enumerate(table):
         if entry.name.lower() in _BACKGROUND_NAMES:

@@ -154,8 +154,12 @@ def examine_objects(dataset: ObjectDataset, *, progress: bool = False, pixels: b
         entries = {image.name: blank_entry(found.headers[image.name]) for image in found.images}
     images = [image for image in found.images if not entries[image.name].findings]
     problems += _unreadable(found.images, entries, dataset)
+    tally = Counter(found.tally)
+    _count_lost(tally, found.images, images, found.labels, "unusable_image")
+    readable = images
     images, more = _alike_in_bands(images, entries, dataset)
     problems += more
+    _count_lost(tally, readable, images, found.labels, "bands")
     images, more = _with_objects(images, dataset)
     problems += more
     photos, more = _photos(images, entries, dataset)
@@ -163,7 +167,9 @@ def examine_objects(dataset: ObjectDataset, *, progress: bool = False, pixels: b
     train, val, more = _divided(photos, found.labels, dataset)
     problems += more
     if pixels:
-        train, more = _without_leaks(train, val, entries, dataset.policies)
+        before = train
+        train, more = _without_leaks(before, val, entries, dataset.policies)
+        _count_lost(tally, before, train, found.labels, "near_duplicate")
         problems += more
     if train or val:
         problems += _class_problems(train, val, found, dataset.policies)
@@ -179,7 +185,7 @@ def examine_objects(dataset: ObjectDataset, *, progress: bool = False, pixels: b
         first.bands,
         first.dtype,
         dataset.images,
-        found.tally,
+        dict(tally),
         found.form,
     )
 
@@ -322,6 +328,21 @@ def _with_proposals(
     sides = ([replace(p, proposals=proposals.of(p.name)) for p in side] for side in (train, val))
     first, second = sides
     return first, second
+
+
+def _count_lost(
+    tally: Counter[tuple[str, str, str]],
+    before: Sequence[AnnotatedImage] | Sequence[ObjectPhoto],
+    after: Sequence[AnnotatedImage] | Sequence[ObjectPhoto],
+    labels: LabelSpace,
+    kind: str,
+) -> None:
+    """Add the objects that left with their images to a tally."""
+    left = {image.name for image in after}
+    for image in before:
+        if image.name not in left:
+            for label in image.objects.labels.tolist():
+                tally[kind, "dropped", labels.names[label]] += 1
 
 
 def _per_class(photos: Sequence[ObjectPhoto], labels: LabelSpace) -> tuple[int, ...]:

@@ -25,7 +25,7 @@ class Listing:
         names: (I,) paths below the folder of images; "": not to be used.
         numbers: (I,) of the images; unique.
         sizes: (I, 2) int64 H and W; 0: nobody says.
-        index: place in names of each image row of the table; -1: it left.
+        index: place in names that the objects of each image row of the table go to.
         headers: by name; empty if there is no folder.
         problems: found.
     """
@@ -64,8 +64,7 @@ def list_images(table: ObjectTable, dataset: ObjectDataset) -> Listing:
         raise DataError(
             f"{dataset.annotations}: the sizes of the images are needed, and the files do not say them; give images"
         )
-    places = np.array([i if i >= 0 and names[i] else -1 for i in index], np.int64)
-    return Listing(names, _numbers(rows, names), sizes, places, headers, tuple(problems))
+    return Listing(names, _numbers(rows, names), sizes, np.array(index, np.int64), headers, tuple(problems))
 
 
 def _names(
@@ -96,7 +95,7 @@ def _names(
             advice = "list it once, or set policies.duplicate_image to fix (all objects together) or drop"
             report("duplicate_image", row, f"is {name}, which {table.images[first[name]].place} is already; {advice}")
             names[-1] = ""
-            index[-1] = first[name] if policies.duplicate_image == "fix" else -1
+            index[-1] = first[name] if policies.duplicate_image == "fix" else i
         first.setdefault(name, i)
     return names, index
 

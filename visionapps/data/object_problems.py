@@ -119,7 +119,9 @@ def judge(
     if not count:
         return sheet
     sheet.report("unknown_image", table.image < 0, lambda row: "belongs to an image that the file does not list")
-    sheet.keep &= np.append(named, False)[table.image]
+    gone = sheet.keep & ~np.append(named, False)[table.image]
+    sheet.count("unusable_image", np.flatnonzero(gone), "dropped")
+    sheet.keep &= ~gone
     _judge_classes(sheet, table)
     _judge_boxes(sheet, dataset, sizes)
     _judge_repeats(sheet)
