@@ -97,6 +97,7 @@ def test_no_proposals_give_no_blocks_and_gradients_still_flow():
     none = RoIPooler(STRIDES)(features, [torch.zeros(0, 4)] * 2, [(64, 64)] * 2)
     assert none.shape == (0, 3, 7, 7)
     none.sum().backward()
+    assert all(f.grad is not None and not f.grad.any() for f in features)
     some_blocks = RoIPooler(STRIDES)(features, [torch.zeros(0, 4), some(3, 64, 64)], [(64, 64)] * 2)
     assert some_blocks.shape == (3, 3, 7, 7)
 

@@ -11,6 +11,7 @@ from visionapps.boxes import Targets
 from visionapps.detection.base import Limits
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.convolution import one_kernel
+from visionapps.testing import check_detector
 
 NAMES = {
     "rpn_objectness": "loss_objectness",
@@ -303,3 +304,38 @@ def test_the_whole_state_is_saved_and_loaded_and_the_limits_are_no_part_of_it():
     assert all(torch.equal(x.boxes, y.boxes) for x, y in zip(a, b, strict=True))
     assert model.num_classes == CLASSES
     assert not [name for name in model.state_dict() if "mean" in name and "normalize" in name]
+
+
+@pytest.mark.parametrize("kind", [{}, {"masks": True}, {"proposals": True}], ids=["faster", "mask", "fast"])
+def test_every_kind_keeps_the_contract_of_detectors(kind):
+    model = ours(**kind, everything=False).train()
+    before = {name: value.clone() for name, value in model.state_dict().items() if "running" not in name}
+    check_detector(model)
+    assert model.training
+    assert model.limits == Limits(0.3, 0.5, 100)
+    assert all(torch.equal(before[name], model.state_dict()[name]) for name in before if "num_batches" not in name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda found: found._replace(boxes=found.boxes + 500), "boxes must lie in the image of"),
+        (lambda found: found._replace(labels=found.labels + 3), r"labels must be in \[0, K\)"),
+        (lambda found: found._replace(scores=-found.scores), "the best must come first"),
+        (lambda found: found._replace(boxes=found.boxes.double()), "boxes, labels and scores are"),
+        (lambda found: found._replace(masks=torch.zeros(1)), r"masks are \(\(1,\), torch.float32\), not None"),
+    ],
+)
+def test_a_detector_that_breaks_the_contract_is_refused(change, message, monkeypatch):
+    model = ours(everything=False)
+    detect = model.detect
+    monkeypatch.setattr(model, "detect", lambda *given: [change(each) for each in detect(*given)])
+    with pytest.raises(AssertionError, match=message):
+        check_detector(model)
+
+
+def test_a_detector_with_a_part_that_never_learns_is_refused():
+    model = ours(everything=False)
+    model.spare = torch.nn.Linear(1, 1)
+    with pytest.raises(AssertionError, match=r"parameters without gradient: spare\.weight, spare\.bias"):
+        check_detector(model)

@@ -1,13 +1,16 @@
 """Contract checks for parts of your own, and small fakes: offline, in milliseconds, on the CPU."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from visionapps.backbones.base import Backbone
+from visionapps.boxes import Batch, Detections, Targets
 from visionapps.data.transforms import Augment
+from visionapps.detection.base import Detector
 from visionapps.inference.sources import Source
 from visionapps.segmentation.base import Segmentor
 from visionapps.structures import InputSpec, Level
@@ -78,6 +81,88 @@ def check_segmentor(model: Segmentor, sizes: tuple[tuple[int, int], ...] = ((64,
     assert not silent, f"parameters without gradient: {', '.join(silent[:5])}"
     model.zero_grad()
     model.train(was_training)
+
+
+def check_detector(model: Detector, sizes: tuple[tuple[int, int], ...] = ((96, 128), (70, 90))) -> None:
+    """Assert that a detector keeps its promises: losses that train it, also without objects, and proper detections.
+
+    Args:
+        model: the part under test, on the CPU.
+        sizes: (h, w) of the images of the probe.
+    """
+    batch = _objects_on_noise(model, sizes)
+    was_training, limits = model.training, model.limits
+    model.train()
+    for targets in (batch.targets, tuple(_none_of(target) for target in batch.targets)):
+        terms = model.losses(batch._replace(targets=targets))
+        assert terms, "there must be a loss"
+        for name, value in terms.items():
+            assert value.shape == (), f"loss {name} is a scalar, got shape {tuple(value.shape)}"
+            assert torch.isfinite(value), f"loss {name} is {float(value)} with {len(targets[0].boxes)} objects"
+        torch.stack(tuple(terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+        if targets is batch.targets:
+            silent = [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None]
+            assert not silent, f"parameters without gradient: {', '.join(silent[:5])}"
+        model.zero_grad()
+    model.eval()
+    with torch.no_grad():
+        for chosen in (limits, replace(limits, score=0.0, most=7)):  # the second certainly finds something
+            model.limits = chosen
+            found = model.detect(batch.image, batch.sizes, batch.proposals)
+            assert len(found) == len(sizes), f"{len(found)} sets of detections for {len(sizes)} images"
+            for each, size in zip(found, sizes, strict=True):
+                _check_detections(each, size, model)
+        judged, again = model.judge(batch)
+    assert judged.keys() == terms.keys(), f"judge gives losses {list(judged)}, and losses gives {list(terms)}"
+    for one, other in zip(found, again, strict=True):
+        assert torch.equal(one.boxes, other.boxes), "judge and detect must find the same"
+    model.limits = limits
+    model.train(was_training)
+
+
+def _check_detections(found: Detections, size: tuple[int, int], model: Detector) -> None:
+    count, (height, width) = len(found.boxes), size
+    assert found.boxes.shape == (count, 4), f"boxes have shape {tuple(found.boxes.shape)}"
+    assert found.labels.shape == found.scores.shape == (count,), "one label and one score per box"
+    kinds = (found.boxes.dtype, found.labels.dtype, found.scores.dtype)
+    assert kinds == (torch.float32, torch.int64, torch.float32), f"boxes, labels and scores are {kinds}"
+    limit = torch.tensor([width, height, width, height])
+    assert ((found.boxes >= 0) & (found.boxes <= limit)).all(), f"boxes must lie in the image of {size}"
+    assert (found.boxes[:, 2:] > found.boxes[:, :2]).all(), "boxes must have an area"
+    assert ((found.labels >= 0) & (found.labels < model.num_classes)).all(), "labels must be in [0, K)"
+    assert (found.scores.diff() <= 0).all(), "the best must come first"
+    most = model.limits.most
+    assert most is None or count <= most, f"{count} detections, but limits.most is {most}"
+    masks = None if found.masks is None else (tuple(found.masks.shape), found.masks.dtype)
+    expected = ((count, height, width), torch.bool) if model.gives_masks else None
+    assert masks == expected, f"masks are {masks}, not {expected}"
+
+
+def _objects_on_noise(model: Detector, sizes: tuple[tuple[int, int], ...]) -> Batch:
+    """A batch with three objects in each image, the last of them ignored."""
+    generator = torch.Generator().manual_seed(0)
+    height, width = (max(size[i] for size in sizes) for i in (0, 1))
+    image = torch.zeros(len(sizes), len(model.spec.bands), height, width, dtype=torch.uint8)
+    targets, proposals = [], []
+    for values, (h, w) in zip(image, sizes, strict=True):
+        noise = torch.randint(0, 256, (len(values), h, w), generator=generator, dtype=torch.uint8)
+        values[:, :h, :w] = noise
+        corner, side = torch.rand(2, 12, 2, generator=generator) * torch.tensor([w, h]) / 2
+        boxes = torch.cat((corner, corner + side + 1), 1)
+        rows, cols = torch.arange(h)[:, None], torch.arange(w)
+        inside = torch.stack([(cols >= x0) & (cols < x1) & (rows >= y0) & (rows < y1) for x0, y0, x1, y1 in boxes[:3]])
+        labels = torch.arange(3) % model.num_classes
+        ignore = torch.tensor([False, False, True])
+        targets.append(Targets(boxes[:3], labels, ignore, inside.to(torch.uint8) if model.gives_masks else None))
+        proposals.append(boxes)
+    given = tuple(proposals) if model.needs_proposals else None
+    count = len(sizes)
+    return Batch(image, sizes, tuple(targets), given, tuple(range(count)), ((0, 0),) * count, (1.0,) * count)
+
+
+def _none_of(target: Targets) -> Targets:
+    masks = None if target.masks is None else target.masks[:0]
+    return Targets(target.boxes[:0], target.labels[:0], target.ignore[:0], masks)
 
 
 def check_loss(loss: nn.Module, num_classes: int = 3, ignore: int = 255) -> None:

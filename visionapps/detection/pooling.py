@@ -84,14 +84,15 @@ class RoIPooler(nn.Module):
         maps = [feature.float() for feature in features[: len(self.strides)]]
         with in_full(maps[0]):
             rois = as_rois(proposals)
-            if len(maps) == 1 or not len(rois):
+            if len(maps) == 1:
                 return self._pool(maps[0], rois, self.strides[0])
             level = self.level(rois[:, 1:])
             # One wait for the device, instead of one per map.
             counts = torch.bincount(level, minlength=len(maps)).tolist()
             order = level.argsort(stable=True)
             parts = torch.split(rois[order], counts)
-            blocks = [self._pool(*each) for each in zip(maps, parts, self.strides, strict=True) if len(each[1])]
+            # Maps without a region take part, too: every parameter has a gradient, which training on several GPUs asks.
+            blocks = [self._pool(*each) for each in zip(maps, parts, self.strides, strict=True)]
             return torch.cat(blocks)[order.argsort()]
 
     def level(self, boxes: Tensor) -> Tensor:
