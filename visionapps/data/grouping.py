@@ -152,11 +152,11 @@ def _touching(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 @compiled
-def _overlap(one: np.ndarray, other: np.ndarray) -> np.float32:
+def _overlap(one: np.ndarray, other: np.ndarray) -> float:
     total = np.float32(0)
     for i in range(one.size):
         total += min(one[i], other[i])
-    return total
+    return float(total)
 
 
 @compiled
@@ -246,9 +246,9 @@ def _merge(
     parents = np.arange(len(boxes))
     seen = np.full(len(boxes), -1, np.int64)
     first, following, named = _linked(neighbors, count)
-    heap = [(-9.0, 0, 0)]  # gives the list its type; the key of a pair is never below -4
+    heap: list[tuple[float, int, int]] = [(-9.0, 0, 0)]  # gives the list its type; the key of a pair is never below -4
     for n in range(len(neighbors)):
-        a, b = np.int64(neighbors[n, 0]), np.int64(neighbors[n, 1])
+        a, b = int(neighbors[n, 0]), int(neighbors[n, 1])
         key = _likeness(a, b, boxes, sizes, colors, textures, pixels, wanted)
         heapq.heappush(heap, (-key, a, b))
     heapq.heappop(heap)

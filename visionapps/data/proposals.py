@@ -227,11 +227,11 @@ def _assembled(arrays: Mapping[str, Any], path: Path) -> Proposals:
         raise DataError(f"{path}: names an image twice, or has a negative count or an empty image; make it again")
     begins = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
     method = str(arrays["method"]) if "method" in arrays else ""
-    found = Proposals(tuple(names.tolist()), sizes, begins, boxes, scores, method, str(path))
-    if "fingerprint" in arrays and str(arrays["fingerprint"]) != found.fingerprint:
+    proposals = Proposals(tuple(names.tolist()), sizes, begins, boxes, scores, method, str(path))
+    if "fingerprint" in arrays and str(arrays["fingerprint"]) != proposals.fingerprint:
         raise DataError(f"{path}: its names and sizes do not belong to its fingerprint; the file was changed by hand")
-    _check_boxes(found, path)
-    return found
+    _check_boxes(proposals, path)
+    return proposals
 
 
 def _check_boxes(proposals: Proposals, path: Path) -> None:
@@ -262,9 +262,10 @@ def _check_boxes(proposals: Proposals, path: Path) -> None:
 
 def _arrays(path: Path) -> dict[str, Any]:
     """The arrays of an .npz: members that are not compressed are mapped, the others are read."""
-    with np.load(path, allow_pickle=False) as archive:
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array")
+    loaded = np.load(path, allow_pickle=False)
+    if not isinstance(loaded, np.lib.npyio.NpzFile):
+        raise ValueError("it is a single array")
+    with loaded as archive:
         names = [name for name in archive.files if name not in ("boxes", "scores")]
         arrays: dict[str, Any] = {name: archive[name] for name in names}
         for name in ("boxes", "scores"):

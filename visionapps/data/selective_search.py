@@ -154,4 +154,5 @@ def _ranked(boxes: np.ndarray, ranks: np.ndarray, search: SelectiveSearch) -> np
         _, first = np.unique(packed, return_index=True)
     else:
         _, first = np.unique(boxes, axis=0, return_index=True)
-    return boxes[np.sort(first)][: search.most].astype(np.float32)
+    best: np.ndarray = boxes[np.sort(first)][: search.most].astype(np.float32)
+    return best

@@ -224,13 +224,13 @@ class RetinaNet(Detector):
         # Candidates come in the order of anchors, so levels are apart already.
         ends = torch.tensor(per_level, device=anchor.device).cumsum(0)
         counts = torch.bincount(torch.bucketize(anchor, ends, right=True), minlength=len(per_level)).tolist()
-        rows = torch.arange(len(score), device=score.device).split(counts)
+        rows = torch.split(torch.arange(len(score), device=score.device), counts)
         return torch.cat([row[score[row].argsort(descending=True, stable=True)[:most]] for row in rows])
 
 
 def _by_anchor(maps: Tensor, values: int) -> Tensor:
     """(B, A * values, h, w) to (B, h * w * A, values) float32."""
-    return maps.permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, values)).float()
+    return maps.permute(0, 2, 3, 1).reshape(len(maps), -1, values).float()
 
 
 def _tower(width: int, convs: int, group_norm: bool) -> nn.Sequential:

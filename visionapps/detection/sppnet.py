@@ -187,8 +187,8 @@ class SPPNet(TwoStage):
         height, width = _scaled((values.shape[2], values.shape[3]), scale)
         scaled = F.interpolate(values, size=(height, width), mode="bilinear", align_corners=False, antialias=True)
         multiple = self.levels[-1].stride
-        (feature,) = self.neck(self.backbone(F.pad(scaled, (0, -width % multiple, 0, -height % multiple))))
-        return feature  # type: ignore[no-any-return]
+        feature: Tensor = self.neck(self.backbone(F.pad(scaled, (0, -width % multiple, 0, -height % multiple))))[0]
+        return feature
 
 
 def _checked(bins: Sequence[int]) -> tuple[int, ...]:
