@@ -247,5 +247,6 @@ def _check_moves_boxes(transform: Any, module: Any) -> None:
         raise ConfigError(f"augmentation: {name} has bbox_params; leave them out, boxes are handled by ObjectPipeline")
     if isinstance(transform, module.DualTransform) and "bboxes" not in transform.available_keys:
         raise ConfigError(f"augmentation: {name} moves pixels but cannot move boxes; choose another transform")
-    if getattr(transform, "mask_interpolation", cv2.INTER_NEAREST) not in (cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT):
+    nearest = (None, cv2.INTER_NEAREST, cv2.INTER_NEAREST_EXACT)  # None: a group leaves it to what is inside
+    if getattr(transform, "mask_interpolation", None) not in nearest:
         raise ConfigError(f"augmentation: {name} interpolates masks; leave mask_interpolation at 0 (nearest)")
