@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms, box_iou
 
-from visionapps.boxes import _suppress_apart, area, clip, iof, iou, suppress
+from visionapps.boxes import _joined, _kept, area, clip, iof, iou, suppress
 
 CORNER = st.integers(-20, 60)
 
@@ -80,8 +80,8 @@ def test_suppression_is_what_the_words_say(given_boxes, data):
     most = data.draw(st.sampled_from([0.1, 0.3, 0.5, 0.7]))
     expected = plainly(given_boxes, scores, labels, most)
     assert suppress(given_boxes, scores, labels, most).tolist() == expected
-    if count:  # the way of GPUs
-        assert sorted(_suppress_apart(given_boxes, scores, labels, most).tolist()) == sorted(expected)
+    for together in (0, 3, 100) if count else ():  # the ways of CPUs and GPUs
+        assert sorted(_kept(given_boxes, scores, labels, most, together).tolist()) == sorted(expected)
 
 
 def test_suppression_of_many_boxes_and_classes_is_torchvisions():
@@ -92,8 +92,8 @@ def test_suppression_of_many_boxes_and_classes_is_torchvisions():
     labels = torch.randint(0, 80, (3000,), generator=generator)
     expected = batched_nms(many, scores, labels, 0.5)
     assert torch.equal(suppress(many, scores, labels, 0.5), expected)
-    apart = _suppress_apart(many, scores, labels, 0.5)
-    assert torch.equal(apart, expected)
+    for together in (0, 200, 10_000):
+        assert torch.equal(_kept(many, scores, labels, 0.5, together).sort().values, expected.sort().values)
 
 
 def test_moving_classes_apart_loses_no_pixel_where_float32_would():
@@ -101,8 +101,13 @@ def test_moving_classes_apart_loses_no_pixel_where_float32_would():
     pair = torch.tensor([[29_990.0, 0, 29_990.3, 10], [29_990.2, 0, 29_990.5, 10], [0, 0, 30_000, 30_000]])
     scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.tensor([79, 79, 0])
     assert iou(pair[:1], pair[1:2]) < 0.3
-    for kept in (suppress(pair, scores, labels, 0.3), _suppress_apart(pair, scores, labels, 0.3)):
-        assert kept.tolist() == [0, 1, 2]
+    for together in (0, 10):
+        assert sorted(_kept(pair, scores, labels, 0.3, together).tolist()) == [0, 1, 2]
+
+
+def test_labels_are_put_together_up_to_a_number_of_boxes():
+    assert _joined([3, 4, 5, 20, 1, 1], 9) == [7, 5, 20, 2]
+    assert _joined([3, 4, 5], 0) == [3, 4, 5]
 
 
 def test_nothing_to_suppress_is_nothing():

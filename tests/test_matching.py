@@ -21,10 +21,11 @@ def some(count, seed, extent=200.0):
     return torch.cat((corner * extent, corner * extent + side * 60 + 1), 1)
 
 
-@pytest.mark.parametrize("pairs", [2**18, 50])  # in one piece and in many
+@pytest.mark.parametrize(("pairs", "least"), [(2**18, 4096), (50, 10), (50, 4096), (2000, 100), (1, 1)])
 @pytest.mark.parametrize("keep_best", [False, True])
-def test_states_and_matches_are_torchvisions(keep_best, pairs, monkeypatch):
+def test_states_and_matches_are_torchvisions_in_one_piece_and_in_many(keep_best, pairs, least, monkeypatch):
     monkeypatch.setitem(matching._PAIRS, "cpu", pairs)
+    monkeypatch.setattr(matching, "_LEAST_PIECE", least)
     candidates, objects = some(500, 0), some(9, 1)
     theirs = TheirMatcher(0.7, 0.3, keep_best)(box_iou(objects, candidates))
     ours = Matcher(0.7, (0.0, 0.3), keep_best=keep_best).states(candidates, objects, NONE)

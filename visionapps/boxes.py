@@ -85,30 +85,55 @@ def suppress(boxes: Tensor, scores: Tensor, labels: Tensor, iou: float) -> Tenso
     """
     if not len(boxes):
         return labels.new_zeros(0)
-    boxes, scores = boxes.detach().float(), scores.detach().float()
-    together = boxes.device.type == "cuda" and len(boxes) <= _AT_ONCE
-    kept = _suppress_apart(boxes, scores, labels, iou) if together else _suppress_by_label(boxes, scores, labels, iou)
-    kept = kept.sort().values
+    together = _AT_ONCE if boxes.device.type == "cuda" else 0
+    kept = _kept(boxes.detach().float(), scores.detach().float(), labels, iou, together).sort().values
     return kept[scores[kept].argsort(descending=True, stable=True)]
 
 
-def _suppress_apart(boxes: Tensor, scores: Tensor, labels: Tensor, most: float) -> Tensor:
+def _kept(boxes: Tensor, scores: Tensor, labels: Tensor, most: float, together: int) -> Tensor:
+    """Indices of boxes that suppression leaves, in no order.
+
+    Args:
+        boxes: (N, 4) float32.
+        scores: (N,) float32.
+        labels: (N,) int64.
+        most: greatest IoU.
+        together: labels are put together up to so many boxes, and moved apart; 0: each by itself.
+    """
     from torchvision.ops import nms  # its import takes three seconds
+
+    if len(boxes) <= together:
+        return _moved_apart(boxes, scores, labels, most)
+    order = labels.argsort(stable=True)
+    _, counts = torch.unique_consecutive(labels[order], return_counts=True)
+    kept = []
+    for group in torch.split(order, _joined(counts.tolist(), together)):
+        own, values = boxes[group], scores[group]
+        left = _moved_apart(own, values, labels[group], most) if together else nms(own, values, most)
+        kept.append(group[left])
+    return torch.cat(kept)
+
+
+def _moved_apart(boxes: Tensor, scores: Tensor, labels: Tensor, most: float) -> Tensor:
+    """Suppression of all labels in one call, each at a place of its own."""
+    from torchvision.ops import nms
 
     wide = boxes.double()
     low, high = wide.aminmax()
-    apart = wide + (labels * (high - low + 1))[:, None]
-    kept: Tensor = nms(apart, scores.double(), most)
+    places = (labels * (high - low + 1))[:, None]
+    kept: Tensor = nms(wide + places, scores.double(), most)
     return kept
 
 
-def _suppress_by_label(boxes: Tensor, scores: Tensor, labels: Tensor, most: float) -> Tensor:
-    from torchvision.ops import nms
-
-    order = labels.argsort(stable=True)
-    _, counts = torch.unique_consecutive(labels[order], return_counts=True)
-    groups = torch.split(order, counts.tolist())
-    return torch.cat([g if len(g) == 1 else g[nms(boxes[g], scores[g], most)] for g in groups])
+def _joined(counts: list[int], most: int) -> list[int]:
+    """Neighbouring counts added up as long as the sum is at most ``most``."""
+    sums = counts[:1]
+    for count in counts[1:]:
+        if sums[-1] + count <= most:
+            sums[-1] += count
+        else:
+            sums.append(count)
+    return sums
 
 
 def _intersection(a: Tensor, b: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Shapes: M candidates, N objects.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +14,11 @@ from visionapps.errors import ConfigError
 
 OBJECT, BACKGROUND, NEITHER = 1, 0, -1
 
-# Pairs per piece of the matrix of overlaps: on the CPU a piece and its temporaries stay in the cache (3.5 times faster
-# than whole), on a GPU they take half a gigabyte. 10,000 objects and 270,000 anchors would need 10 GB at once.
+# Pairs of a candidate and an object that are compared at once: on the CPU they and what is computed from them stay in
+# the cache (3.5 times faster than the whole matrix), on a GPU they take half a gigabyte. The whole matrix of 10,000
+# objects and 270,000 anchors would take 10.
 _PAIRS = {"cpu": 2**18, "cuda": 2**25}
+_LEAST_PIECE = 4096  # candidates; fewer at once would only make more pieces
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Matcher:
         low, high = self.negative if len(objects) else (0.0, self.negative[1])
         background = (best >= low) & (best < high)
         if len(ignored):
-            background &= _greatest(columns, ignored, iof) < self.ignore
+            background &= _greatest(columns, ignored) < self.ignore
         found = best >= self.positive
         if chosen is not None:
             found |= chosen
@@ -77,42 +79,50 @@ class Matcher:
 
 def nearest(candidates: Tensor, objects: Tensor) -> Tensor:
     """Which object each candidate overlaps most, of equals the first: (M, 4) and (N, 4), N >= 1, to (M,) int64."""
-    return torch.cat([iou(piece, objects).argmax(1) for piece in torch.split(candidates, _step(objects))])
+    step = max(1, _pairs(objects) // len(objects))
+    return torch.cat([iou(piece, objects).argmax(1) for piece in torch.split(candidates, step)])
 
 
-def _greatest(columns: Tensor, boxes: Tensor, overlap: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """(M,) the greatest overlap of each candidate with any of the boxes."""
-    return torch.cat([overlap(piece, boxes).amax(1) for piece in torch.split(columns, _step(boxes))])
+def _greatest(columns: Tensor, boxes: Tensor) -> Tensor:
+    """(M,) how much of each candidate lies in that of the boxes, at least one, that holds most of it."""
+    pieces, blocks = _pieces(columns, boxes)
+    return torch.cat([torch.stack([iof(piece, block).amax(1) for block in blocks]).amax(0) for piece in pieces])
 
 
 def _overlaps(columns: Tensor, objects: Tensor, keep_best: bool) -> tuple[Tensor, Tensor | None]:
     """(M,) greatest IoU of each candidate, and (M,) whether it is the best of all for some object, if that is asked."""
     if not len(objects) or not len(columns):
         return columns.new_zeros(len(columns)), None
-    pieces = torch.split(columns, _step(objects))
-    matrix = torch.zeros(0)
+    pieces, blocks = _pieces(columns, objects)
+    matrix = columns.new_zeros(0)
     per_candidate, per_object = [], []
     for piece in pieces:
-        matrix = iou(objects, piece)
-        per_candidate.append(matrix.amax(0))
-        if keep_best:
-            per_object.append(matrix.amax(1))
+        found, tops = [], []
+        for block in blocks:
+            matrix = iou(block, piece)
+            found.append(matrix.amax(0))
+            tops += [matrix.amax(1)] if keep_best else []
+        per_candidate.append(torch.stack(found).amax(0))
+        per_object += [torch.cat(tops)] if keep_best else []
+    best = torch.cat(per_candidate)
     if not keep_best:
-        return torch.cat(per_candidate), None
-    tops = torch.stack(per_object)  # (pieces, N)
-    top = tops.amax(0)
-    if len(pieces) == 1:
-        return per_candidate[0], _reaches(matrix, top)
+        return best, None
+    top = torch.stack(per_object).amax(0)
+    if len(pieces) == len(blocks) == 1:
+        return best, _reaches(matrix, top)
     # Only the pieces in which an object has its best are looked at again, with these objects alone.
-    chosen = []
-    for piece, wanted in zip(pieces, ((tops == top) & (top > 0)).cpu(), strict=True):
-        rows = wanted.nonzero()[:, 0].to(objects.device)
-        some = len(rows) > 0
-        found = (
-            _reaches(iou(objects[rows], piece), top[rows]) if some else piece.new_zeros(len(piece), dtype=torch.bool)
-        )
-        chosen.append(found)
-    return torch.cat(per_candidate), torch.cat(chosen)
+    there = ((torch.stack(per_object) == top) & (top > 0)).cpu()
+    chosen = [_chosen(*each, objects, top) for each in zip(pieces, there, strict=True)]
+    return best, torch.cat(chosen)
+
+
+def _chosen(piece: Tensor, there: Tensor, objects: Tensor, top: Tensor) -> Tensor:
+    """(m,) bool: which candidates of a piece reach the top of an object that has it there."""
+    reaching = torch.zeros(len(piece), dtype=torch.bool, device=piece.device)
+    for rows in torch.split(there.nonzero()[:, 0].to(piece.device), _rows(piece)):
+        if len(rows):
+            reaching |= _reaches(iou(objects[rows], piece), top[rows])
+    return reaching
 
 
 def _reaches(matrix: Tensor, top: Tensor) -> Tensor:
@@ -120,6 +130,15 @@ def _reaches(matrix: Tensor, top: Tensor) -> Tensor:
     return matrix.sub_(top.masked_fill(top <= 0, 2)[:, None]).amax(0) >= 0
 
 
-def _step(boxes: Tensor) -> int:
-    """Candidates per piece."""
-    return max(1, _PAIRS.get(boxes.device.type, _PAIRS["cuda"]) // max(1, len(boxes)))
+def _pieces(columns: Tensor, boxes: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Candidates and boxes in portions, each pair of which makes a matrix of the right size."""
+    pieces = torch.split(columns, max(_LEAST_PIECE, _pairs(columns) // len(boxes)))
+    return pieces, torch.split(boxes, _rows(pieces[0]))
+
+
+def _rows(piece: Tensor) -> int:
+    return max(1, _pairs(piece) // max(1, len(piece)))
+
+
+def _pairs(boxes: Tensor) -> int:
+    return _PAIRS.get(boxes.device.type, _PAIRS["cuda"])

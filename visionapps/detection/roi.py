@@ -219,7 +219,7 @@ class RoIHeads(nn.Module):
             boxes = self.coding.decode(output.codes[region, label], torch.cat(list(proposals))[region])
             parts = torch.split(boxes, torch.bincount(image, minlength=len(counts)).tolist())
             boxes = torch.cat([clip(part, size) for part, size in zip(parts, sizes, strict=True)])
-            wide = (boxes[:, 2:] - boxes[:, :2]).amin(1) >= _LEAST_SIDE
+            wide = ((boxes[:, 2:] - boxes[:, :2]).amin(1) >= _LEAST_SIDE).nonzero()[:, 0]
             boxes, score, label, image = boxes[wide], score[wide], label[wide], image[wide]
             kept = suppress(boxes, score, image * self.num_classes + label, limits.nms)
             kept = kept[image[kept].argsort(stable=True)]
