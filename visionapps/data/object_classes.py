@@ -85,10 +85,17 @@ def match_classes(
                 label[i], ignored[i] = k, difficult
         known = categories[own[0]].id if own else None
         ids.append(known if known is not None else (entry.ids[0] if entry.ids else None))
-    numbers = tuple(i for i in ids if i is not None)
-    whole = len(numbers) == len(ids) and len(set(numbers)) == len(ids)
-    category_ids = numbers if whole else tuple(range(1, len(table) + 1))
-    return Matching(LabelSpace.named([entry.name for entry in table]), category_ids, label, ignored | (label == ANY))
+    labels = LabelSpace.named([entry.name for entry in table])
+    return Matching(labels, _numbered(ids), label, ignored | (label == ANY))
+
+
+def _numbered(ids: Sequence[int | None]) -> tuple[int, ...]:
+    """(K,) numbers of the classes: those of the files, and free ones for classes that the files do not number."""
+    known = [i for i in ids if i is not None]
+    if len(set(known)) < len(known):
+        return tuple(range(1, len(ids) + 1))
+    free = (i for i in range(1, len(ids) + len(known) + 1) if i not in known)
+    return tuple(next(free) if i is None else i for i in ids)
 
 
 def _all_of(categories: Sequence[Category], label: np.ndarray) -> list[ObjectClass]:

@@ -94,6 +94,7 @@ def write_annotations(
     own = bool((known >= 0).all() and len(np.unique(known)) == len(known))
     task = Writing(annotations.labels, annotations.category_ids, first, last, ids=own)
     _write(annotations.images, path, form, task, overwrite)
+    _lose_lists(annotations, form, task)
     return dict(task.lost)
 
 
@@ -129,6 +130,19 @@ def write_detections(
     task = Writing(labels, numbers, first, last, scored=True)
     _write(images, path, form, task, overwrite)
     return dict(task.lost)
+
+
+def _lose_lists(annotations: AnnotationSet, form: Form, task: Writing) -> None:
+    """What forms without lists of images and classes cannot express."""
+    numbers = list(annotations.category_ids)
+    if form in ("voc", "csv"):
+        met = {label for image in annotations.images for label in image.objects.labels.tolist()}
+        task.lose("classes without an object", len(numbers) - len(met))
+    if form in _FOLDERS:
+        usual = list(range(len(numbers))) if form == "yolo" else list(range(1, len(numbers) + 1))
+        task.lose("numbers of classes", len(numbers) * (numbers != usual))
+        ids = [image.image_id for image in annotations.images]
+        task.lose("numbers of images", len(ids) * (ids != list(range(1, len(ids) + 1))))
 
 
 def _write(images: Iterable[AnnotatedImage], path: Path, form: Form, task: Writing, overwrite: bool) -> None:
