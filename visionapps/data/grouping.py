@@ -24,7 +24,7 @@ class Regions(NamedTuple):
     sizes: np.ndarray  # (R,) int64 pixels
     colors: np.ndarray  # (R, C * COLOR_BINS) float32, sums to 1
     textures: np.ndarray  # (R, C * DIRECTIONS * TEXTURE_BINS) float32, sums to 1
-    neighbors: np.ndarray  # (N, 2) int32 pairs of segments that touch, a < b
+    neighbors: np.ndarray  # (N, 2) int64 pairs of segments that touch, a < b
     pixels: int  # H * W
 
 
@@ -145,7 +145,7 @@ def _touching(labels: np.ndarray, count: int) -> np.ndarray:
                         keys[found] = min(one, other) * count + max(one, other)
                         found += 1
     unique = np.unique(keys[:found])
-    pairs = np.empty((unique.size, 2), np.int32)
+    pairs = np.empty((unique.size, 2), np.int64)
     for i in range(unique.size):
         pairs[i, 0], pairs[i, 1] = unique[i] // count, unique[i] % count
     return pairs
