@@ -1,8 +1,11 @@
-"""Draw maps of photos, folders and rasters of any size with a bundle.
+"""Draw maps of photos, folders and rasters of any size with a bundle, or find objects in them with a detector.
 
 A raster becomes a GeoTIFF that lies where the raster lies (NAME.tif), a photo an index PNG (NAME.png); overlays are
 called NAME_overlay.tif or NAME_overlay.jpg, polygons NAME.gpkg (or what --vectors says), --scores NAME_scores.tif.
 Pixels without data get the value 255. An interrupted run goes on where it was when it is started again.
+
+A detector writes boxes: NAME.gpkg or NAME.geojson that lie where the raster lies, detections.json and images.json (COCO
+results), detections.csv, or folders yolo and voc. Large images are cut into tiles and every object is told once.
 """
 
 import argparse
@@ -32,6 +35,7 @@ VECTORS = ("gpkg", "geojson", "fgb", "parquet")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     from visionapps.cli.compute import add_map_options
+    from visionapps.cli.predict_objects import add_object_options
 
     parser.add_argument("bundle", type=Path, help="folder written by `visionapps export`")
     parser.add_argument(
@@ -46,8 +50,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     existing.add_argument("--skip-existing", action="store_true", help="leave out images whose maps are there already")
     parser.add_argument("--dry-run", action="store_true", help="say what it would take, and draw nothing")
     _add_output_options(parser)
+    add_object_options(parser)
     add_map_options(parser)
     _add_worker_options(parser)
+    parser.set_defaults(parser=parser)
 
 
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -82,6 +88,12 @@ def run(options: argparse.Namespace) -> int:
     from visionapps.runtime import keep_freed_memory
 
     keep_freed_memory()  # before the first tensor
+    from visionapps.cli import predict_objects
+
+    detector = predict_objects.is_detector(options.bundle)
+    predict_objects.refuse_other_options(options, options.parser, detector=detector)
+    if detector:
+        return predict_objects.run(options)
     jobs = _jobs(options)
     if not jobs:
         print("nothing to do: all maps are there already")

@@ -232,7 +232,7 @@ class ObjectPredictor:
                 found = merge_tiles(scene.parts, shape, self._model.num_classes, self._merging)
             except DataError as wrong:
                 return Found(source, DataError(f"{source.name}: {wrong}"))
-            return Found(source, found if shape == source.shape else _resized(found, shape, source.shape))
+            return Found(source, found if shape == source.shape else resized(found, shape, source.shape))
 
 
 def _on_cpu(found: list[Detections]) -> list[Detections]:
@@ -272,7 +272,7 @@ def _seen(boxes: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.asarray(data >= _SEEN * ((x1 - x0) * (y1 - y0)))
 
 
-def _resized(found: Objects, shape: tuple[int, int], wanted: tuple[int, int]) -> Objects:
+def resized(found: Objects, shape: tuple[int, int], wanted: tuple[int, int]) -> Objects:
     """Objects of an image of one size (H, W) in the same image of another size."""
     down, right = wanted[0] / shape[0], wanted[1] / shape[1]
     boxes = found.boxes * [right, down, right, down]

@@ -28,9 +28,9 @@ from visionapps.structures import GeoRef, LabelSpace
 
 DRIVERS = {".gpkg": "GPKG", ".geojson": "GeoJSON", ".fgb": "FlatGeobuf", ".parquet": "Parquet"}
 _PARQUET = ".parquet"
-_GEOMETRY = "geometry"
+GEOMETRY = "geometry"
 _ROW_GROUP = 65536  # polygons of a row group: readers fetch whole ones
-_PIXELS = GeoRef(None, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0))  # a photo's: x is the column and y the row
+PIXELS = GeoRef(None, (1.0, 0.0, 0.0, 0.0, 1.0, 0.0))  # a photo's: x is the column and y the row
 _DATE = "2000-01-01T00:00:00.000Z"  # GeoPackage notes when it was written; equal maps shall be equal files
 _DEGREE = 111_320.0  # metres of a degree of longitude at the equator
 
@@ -98,9 +98,9 @@ def vector_file(
             f"{source.name}: has ground control points and no transform, so its pixels have no straight map "
             "coordinates to draw polygons in; warp it first (gdalwarp), or draw a mask"
         )
-    georef = source.georef or _PIXELS
+    georef = source.georef or PIXELS
     areas = pixel_areas(georef, source.shape, name=source.name)
-    with whole_output(path, overwrite) as part, TemporaryFile(dir=path.parent) as spool, _disk_errors(path):
+    with whole_output(path, overwrite) as part, TemporaryFile(dir=path.parent) as spool, disk_errors(path):
         sink = _PolygonSink(spool, georef, areas, labels=labels, options=options, confidence=confidence)
         yield sink
         count = sink.finish()
@@ -109,8 +109,8 @@ def vector_file(
             _write_parquet(spool, part, georef)
         else:
             pixel = math.sqrt(float(np.median(areas))) if georef.crs else 1.0
-            _write_layer(spool, part, georef, layer=path.stem, pixel=pixel)
-            _check_complete(part, count)
+            write_layer(spool, part, georef, layer=path.stem, pixel=pixel)
+            check_complete(part, count)
 
 
 class _PolygonSink:
@@ -140,7 +140,7 @@ class _PolygonSink:
         fields = [("label", pa.uint8()), ("class", pa.string()), ("pixels", pa.int64())]
         fields.append(("area_m2" if georef.crs else "area", pa.float64()))
         fields += [] if confidence is None else [("confidence", pa.float32())]
-        self._schema = pa.schema([*fields, (_GEOMETRY, pa.binary())])
+        self._schema = pa.schema([*fields, (GEOMETRY, pa.binary())])
         packed = pa.ipc.IpcWriteOptions(compression="lz4")
         self._writer = pa.ipc.new_stream(spool, self._schema, options=packed)
 
@@ -207,7 +207,7 @@ def _write_parquet(spool: IO[bytes], part: Path, georef: GeoRef) -> None:
         box = np.array([np.inf, np.inf, -np.inf, -np.inf])
         waiting: list[Any] = []
         for batch in batches:
-            bounds = shapely.bounds(shapely.from_wkb(batch.column(_GEOMETRY).to_numpy(zero_copy_only=False)))
+            bounds = shapely.bounds(shapely.from_wkb(batch.column(GEOMETRY).to_numpy(zero_copy_only=False)))
             box = np.concatenate([np.minimum(box[:2], bounds[:, :2].min(0)), np.maximum(box[2:], bounds[:, 2:].max(0))])
             waiting.append(batch)
             if sum(map(len, waiting)) >= _ROW_GROUP:
@@ -219,7 +219,7 @@ def _write_parquet(spool: IO[bytes], part: Path, georef: GeoRef) -> None:
         column["orientation"] = "counterclockwise"
         if np.isfinite(box).all():
             column["bbox"] = box.tolist()
-        geo = {"version": "1.1.0", "primary_column": _GEOMETRY, "columns": {_GEOMETRY: column}}
+        geo = {"version": "1.1.0", "primary_column": GEOMETRY, "columns": {GEOMETRY: column}}
         writer.add_key_value_metadata({"geo": json.dumps(geo)})
 
 
@@ -230,7 +230,9 @@ def _projjson(georef: GeoRef) -> dict[str, Any] | None:
     return None if georef.crs is None else dict(CRS.from_wkt(georef.crs).to_dict(projjson=True))
 
 
-def _write_layer(spool: IO[bytes], part: Path, georef: GeoRef, *, layer: str, pixel: float) -> None:
+def write_layer(
+    spool: IO[bytes], part: Path, georef: GeoRef, *, layer: str, pixel: float, geometry: str = "Polygon"
+) -> None:
     """GeoPackage, GeoJSON or FlatGeobuf of what the spool holds, through GDAL.
 
     Args:
@@ -239,6 +241,7 @@ def _write_layer(spool: IO[bytes], part: Path, georef: GeoRef, *, layer: str, pi
         georef: CRS.
         layer: its name.
         pixel: side of a pixel in metres.
+        geometry: GDAL's name of what the features are.
     """
     import pyarrow as pa
     import pyogrio
@@ -259,8 +262,8 @@ def _write_layer(spool: IO[bytes], part: Path, georef: GeoRef, *, layer: str, pi
                 part,
                 layer=layer,
                 driver=driver,
-                geometry_name=_GEOMETRY,
-                geometry_type="Polygon",
+                geometry_name=GEOMETRY,
+                geometry_type=geometry,
                 crs=georef.crs,
                 layer_options=settings,
             )
@@ -268,7 +271,7 @@ def _write_layer(spool: IO[bytes], part: Path, georef: GeoRef, *, layer: str, pi
         pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": before})
 
 
-def _check_complete(part: Path, count: int) -> None:
+def check_complete(part: Path, count: int) -> None:
     """Raise OSError unless the layer is whole: what fails when GDAL closes a file is no error of anybody."""
     import pyogrio
 
@@ -291,7 +294,7 @@ def _check_complete(part: Path, count: int) -> None:
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """Let what Arrow and GDAL say about a disk become one line; neither tells when it is full, the free space does."""
     import pyarrow as pa
     import pyogrio
