@@ -202,7 +202,7 @@ def _annotated(dataset: "ObjectDataset") -> "AnnotationSet":
     found = read_annotations(dataset)
     if found.errors:
         raise DataError(
-            f"{found.errors[0].message} ({len(found.errors)} problems in all: `visionapps check --images DIR "
+            f"{found.errors[0].message} ({len(found.errors)} such in all; `visionapps check --images DIR "
             f"--annotations {dataset.annotations}` lists them; what to do about each kind is said by policies in the "
             "file of --classes or --config)"
         )

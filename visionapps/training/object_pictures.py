@@ -12,7 +12,7 @@ from visionapps.training.pictures import displayable, pyplot
 
 RIGHT, WRONG, MISSED, IGNORED = (64, 220, 90), (255, 60, 50), (255, 200, 0), (150, 150, 150)
 _SIDE = 1280  # longest side of a picture in pixels: boxes of 20 px in a 4,000 px photo are still seen
-_CURVES = 12  # classes with a line of their own; more cannot be told apart
+_CURVES = 10  # classes with a line of their own: as many colours as there are
 
 
 class BoxLayer(NamedTuple):
@@ -102,7 +102,7 @@ def draw_precision_recall(curves: Curves, names: Sequence[str], picture: Path) -
 
 
 def draw_object_confusion(matrix: np.ndarray, names: Sequence[str], picture: Path) -> None:
-    """Draw counts of true against detected classes, coloured by their share of each row.
+    """Draw counts of true against detected classes, coloured by their share of each row, of classes that occur.
 
     Args:
         matrix: (K + 1, K + 1) counts, truth by row, detection by column; the last of both is background.
@@ -110,9 +110,11 @@ def draw_object_confusion(matrix: np.ndarray, names: Sequence[str], picture: Pat
         picture: PNG to write.
     """
     plt = pyplot()
-    labels = [*names, "background"]
+    occurring = np.flatnonzero(matrix.any(0) | matrix.any(1) | (np.arange(len(matrix)) == len(names)))
+    labels = [[*names, "background"][k] for k in occurring]
+    matrix = matrix[np.ix_(occurring, occurring)]
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    size = min(3.5 + 0.5 * len(labels), 40)
+    size = min(3.5 + 0.5 * len(labels), 6 + 0.3 * len(labels))
     figure, axis = plt.subplots(figsize=(size + 1, size), layout="constrained")
     shown = axis.imshow(share, vmin=0, vmax=1, cmap="Blues")
     axis.set(xlabel="detected as (background: overlooked)", ylabel="true class (background: nothing is there)")
@@ -123,6 +125,6 @@ def draw_object_confusion(matrix: np.ndarray, names: Sequence[str], picture: Pat
         if count or row == col:
             color = "w" if share[row, col] > 0.5 else "k"
             axis.text(col, row, f"{count:,}", ha="center", va="center", color=color, fontsize=8)
-    figure.colorbar(shown, label="share of the row")
+    figure.colorbar(shown, label="share of the row", shrink=min(1.0, 8 / size), fraction=0.05)
     figure.savefig(picture, dpi=100)
     plt.close(figure)
