@@ -55,6 +55,7 @@ class Detector(nn.Module):
             autocast that the caller has entered as it is, which is how training chooses.
         needs_proposals: whether ``losses`` and ``detect`` want proposals from outside.
         gives_masks: whether detections have masks, and targets need them.
+        checkpoint: a whole detector that ``load_pretrained`` loads in place of the backbone's weights; None: none.
         recipe: how to build the same model again, as plain data; set by the functions in visionapps.models.
     """
 
@@ -64,6 +65,7 @@ class Detector(nn.Module):
     compute: torch.dtype = torch.float32
     needs_proposals: bool = False
     gives_masks: bool = False
+    checkpoint: str | None = None
     recipe: dict[str, Any] | None = None
 
     def __init__(self, backbone: Backbone, num_classes: int, limits: Limits | None = None) -> None:
@@ -91,7 +93,12 @@ class Detector(nn.Module):
         Raises:
             WeightsError: the weights cannot be found, or do not fit.
         """
-        raise NotImplementedError
+        if self.checkpoint is None:
+            self.backbone.load_pretrained()
+            return
+        from visionapps.detection.checkpoints import load_checkpoint  # it knows the class above
+
+        load_checkpoint(self, self.checkpoint, names)
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Loss terms by name, each a scalar mean that is to be summed; finite for images without objects, too.

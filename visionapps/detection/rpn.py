@@ -34,21 +34,29 @@ class ProposalLimits:
         after: proposals per image, likewise.
         nms: greatest IoU of two proposals of one level.
         least_side: pixels; smaller ones, also what clipping leaves of those beyond the image, are dropped.
+        score: least objectness, in [0, 1).
     """
 
     before: tuple[int, int] = (2000, 1000)
     after: tuple[int, int] = (2000, 1000)
     nms: float = 0.7
     least_side: float = 1e-3
+    score: float = 0.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "before", tuple(self.before))  # YAML brings lists
         object.__setattr__(self, "after", tuple(self.after))
         counts = (*self.before, *self.after)
-        if len(counts) != 4 or min(counts) < 1 or not 0 < self.nms <= 1 or self.least_side <= 0:
+        if (
+            len(counts) != 4
+            or min(counts) < 1
+            or not 0 < self.nms <= 1
+            or self.least_side <= 0
+            or not 0 <= self.score < 1
+        ):
             raise ConfigError(
                 f"proposals: before {self.before} and after {self.after} must be two counts each, nms {self.nms} in "
-                f"(0, 1] and least_side {self.least_side} positive"
+                f"(0, 1], least_side {self.least_side} positive and score {self.score} in [0, 1)"
             )
 
 
@@ -142,6 +150,7 @@ class RPN(nn.Module):
             boxes, scores, level = self._candidates(output, self.limits.before[which])
             boxes = torch.stack([clip(each, size) for each, size in zip(boxes, sizes, strict=True)])
             small = (boxes[..., 2:] - boxes[..., :2]).amin(-1) < self.limits.least_side
+            small |= scores.sigmoid() < self.limits.score
             # Last in the order, they suppress only each other; nothing has to wait for their number.
             scores = scores.masked_fill(small, -torch.inf)
             images, per_image = scores.shape

@@ -7,15 +7,44 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from visionapps.detection.base import Detector
+from visionapps.models.detection import fast_rcnn, faster_rcnn, mask_rcnn, retinanet, sppnet
+from visionapps.models.papers import fast_rcnn_2015, faster_rcnn_2015, sppnet_2014
+from visionapps.models.published import torchvision_detector
 from visionapps.models.recipes import rebuild
 from visionapps.models.segmentation import deconvnet, fcn8s, fcn16s, fcn32s, smp, unet
 from visionapps.segmentation.base import Segmentor
 
 SEGMENTORS: dict[str, Callable[..., Segmentor]] = {f.__name__: f for f in (fcn32s, fcn16s, fcn8s, unet, deconvnet, smp)}
-DETECTORS: dict[str, Callable[..., Detector]] = {}
+DETECTORS: dict[str, Callable[..., Detector]] = {
+    f.__name__: f
+    for f in (
+        *(faster_rcnn, mask_rcnn, fast_rcnn, sppnet, retinanet, torchvision_detector),
+        *(faster_rcnn_2015, fast_rcnn_2015, sppnet_2014),
+    )
+}
 WIRINGS: dict[str, Callable[..., Segmentor | Detector]] = {**SEGMENTORS, **DETECTORS}
 
-__all__ = ["DETECTORS", "SEGMENTORS", "WIRINGS", "build", "deconvnet", "fcn8s", "fcn16s", "fcn32s", "smp", "unet"]
+__all__ = [
+    "DETECTORS",
+    "SEGMENTORS",
+    "WIRINGS",
+    "build",
+    "deconvnet",
+    "fast_rcnn",
+    "fast_rcnn_2015",
+    "faster_rcnn",
+    "faster_rcnn_2015",
+    "fcn8s",
+    "fcn16s",
+    "fcn32s",
+    "mask_rcnn",
+    "retinanet",
+    "smp",
+    "sppnet",
+    "sppnet_2014",
+    "torchvision_detector",
+    "unet",
+]
 
 
 def build(recipe: Mapping[str, Any]) -> Segmentor | Detector:

@@ -1,0 +1,418 @@
+"""How parts become a detector: one short function per kind, with modern defaults. What the papers of their names did
+stands in visionapps.models.papers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from visionapps.backbones import pyramid
+from visionapps.backbones.base import Backbone
+from visionapps.backbones.norms import Norms, freeze_norms
+from visionapps.backbones.simple_pyramid import SimplePyramid
+from visionapps.detection.anchors import RATIOS, Anchors
+from visionapps.detection.base import Detector, Limits
+from visionapps.detection.checkpoints import spec_of
+from visionapps.detection.fpn import FPN, Extra, Neck, SingleLevel
+from visionapps.detection.mask_head import MaskHead
+from visionapps.detection.matching import Matcher
+from visionapps.detection.pooling import RoIPooler
+from visionapps.detection.retinanet import BoxLoss, RetinaHead, RetinaNet, retina_anchors
+from visionapps.detection.roi import BoxHead, ConvBoxHead, RoIHeads
+from visionapps.detection.rpn import RPN, ProposalLimits
+from visionapps.detection.sampling import BalancedSampler
+from visionapps.detection.sppnet import BINS, PyramidHead, PyramidPooler, SPPNet
+from visionapps.detection.two_stage import TwoStage
+from visionapps.errors import ConfigError
+from visionapps.models.recipes import remember
+from visionapps.structures import InputSpec
+
+_PER_STRIDE = 8  # anchors of 32 to 512 px on strides 4 to 64, as in Lin et al. 2017, section 4.1
+_SINGLE_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)  # of one map: all sizes that a pyramid would have
+
+
+@dataclass(frozen=True)
+class Features:
+    """From the backbone to the maps that heads see.
+
+    Args:
+        layout: "fpn", a feature pyramid; "single", one map of the backbone (C4).
+        strides: which maps of the backbone are used; None: 4, 8, 16 and 32 of a pyramid (RetinaNet: 8, 16 and 32), 16
+            alone. A backbone gives those that it has.
+        channels: width of a pyramid's maps.
+        norms: "frozen": batch norms that come with pretrained weights stay as they are, right for a few images per
+            step; without pretrained weights there is nothing to keep, and they learn. "trained": they learn.
+        batch_norm: normalise inside the pyramid, too; for steps of many images.
+    """
+
+    layout: Literal["fpn", "single"] = "fpn"
+    strides: tuple[int, ...] | None = None
+    channels: int = 256
+    norms: Norms = "frozen"
+    batch_norm: bool = False
+
+    def __post_init__(self) -> None:
+        if self.strides is not None:
+            object.__setattr__(self, "strides", tuple(self.strides))  # YAML brings lists
+        if self.layout not in ("fpn", "single") or self.norms not in ("frozen", "trained"):
+            raise ConfigError(
+                f"features: layout {self.layout!r} must be fpn or single, norms {self.norms!r} frozen or trained"
+            )
+
+
+@dataclass(frozen=True)
+class Proposing:
+    """How a region proposal network looks for objects.
+
+    Args:
+        sizes: of the anchors, in pixels: square roots of their areas, one list per map; None: 8 strides of each map of
+            a pyramid, 32 to 512 on a single one. visionapps.detection.anchor_fit finds sizes for a dataset.
+        ratios: height / width of the anchors.
+        offset: where in its cell an anchor stands, 0 to 1; None: 0, and 0.5 for plain transformers.
+        convs: 3 x 3 convolutions before the outputs.
+        hidden: their width; None: that of the maps.
+        sampled: anchors per image that count in a step.
+        limits: which anchors become proposals.
+    """
+
+    sizes: tuple[tuple[float, ...], ...] | None = None
+    ratios: tuple[float, ...] = RATIOS
+    offset: float | None = None
+    convs: int = 1
+    hidden: int | None = None
+    sampled: int = 256
+    limits: ProposalLimits = field(default_factory=ProposalLimits)
+
+    def __post_init__(self) -> None:
+        if self.sizes is not None:
+            object.__setattr__(self, "sizes", tuple(tuple(float(s) for s in level) for level in self.sizes))
+        object.__setattr__(self, "ratios", tuple(self.ratios))
+
+
+@dataclass(frozen=True)
+class Regions:
+    """What happens to a proposal.
+
+    Args:
+        pool: "align" (He et al. 2017) or "max" (Girshick 2015).
+        size: bins along a side of what is pooled.
+        head: "linear": two wide layers; "conv": four convolutions and one such layer.
+        hidden: width of these layers.
+        sampled: proposals per image that count in a step.
+        objects: greatest part of them that are objects.
+        background: [low, high): the IoU with the nearest object at which a proposal is background.
+        limits: which regions become detections.
+    """
+
+    pool: Literal["align", "max"] = "align"
+    size: int = 7
+    head: Literal["linear", "conv"] = "linear"
+    hidden: int = 1024
+    sampled: int = 512
+    objects: float = 0.25
+    background: tuple[float, float] = (0.0, 0.5)
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        low, high = self.background
+        object.__setattr__(self, "background", (low, high))
+        if self.head not in ("linear", "conv") or min(self.size, self.hidden) < 1:
+            raise ConfigError(
+                f"regions: head {self.head!r} must be linear or conv, size {self.size} and hidden {self.hidden} at "
+                "least 1"
+            )
+
+
+@dataclass(frozen=True)
+class Pyramids:
+    """Spatial pyramid pooling and what follows it.
+
+    Args:
+        bins: along a side, of each level of the pyramid.
+        scales: shorter sides in pixels that features are computed at; None: the image as it is.
+        hidden: width of the two layers.
+        dropout: in both, in [0, 1).
+    """
+
+    bins: tuple[int, ...] = BINS
+    scales: tuple[int, ...] | None = None
+    hidden: int = 1024
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "bins", tuple(self.bins))
+        if self.scales is not None:
+            object.__setattr__(self, "scales", tuple(self.scales))
+
+
+@dataclass(frozen=True)
+class RetinaOptions:
+    """RetinaNet's head.
+
+    Args:
+        extra: how the two coarsest maps are made: "convs_of_input" (the paper), "convs", "pool" (one map) or "none".
+        per_stride: the smallest anchor of a map, in its strides: 4 gives 32 px on stride 8.
+        convs: convolutions in each of the two towers.
+        group_norm: normalise after each of them.
+        box_loss: "l1" or "giou".
+    """
+
+    extra: Extra = "convs_of_input"
+    per_stride: float = 4.0
+    convs: int = 4
+    group_norm: bool = False
+    box_loss: BoxLoss = "l1"
+
+
+@remember
+def faster_rcnn(
+    backbone: str,
+    num_classes: int,
+    *,
+    weights: str | None = None,
+    spec: InputSpec | None = None,
+    checkpoint: str | None = None,
+    features: Features = Features(),
+    proposing: Proposing = Proposing(),
+    regions: Regions = Regions(),
+) -> Detector:
+    """Faster R-CNN: a network proposes regions, a second stage classifies them (Ren et al., 2015; Lin et al., 2017).
+
+    Args:
+        backbone: of timm or "torchvision/..."; `visionapps models --backbones` lists them.
+        num_classes: K, background not counted.
+        weights: of the backbone: package, hub, a file, or random (None); loaded on request.
+        spec: bands and normalisation of the input; None: those of the weights.
+        checkpoint: a whole detector to begin from, in place of weights: a bundle of ours or a file of torchvision.
+        features: from the backbone to the maps that heads see.
+        proposing: anchors and the first stage.
+        regions: the second stage.
+    """
+    body = body_of(backbone, weights, spec, checkpoint, features)
+    neck = _neck(body, features, "pool")
+    heads = _roi_heads(body, neck, num_classes, regions, features)
+    model = TwoStage(body, neck, heads, rpn=_rpn(body, neck, proposing, features), limits=regions.limits)
+    return begin_from(model, checkpoint, features.norms)
+
+
+@remember
+def mask_rcnn(
+    backbone: str,
+    num_classes: int,
+    *,
+    weights: str | None = None,
+    spec: InputSpec | None = None,
+    checkpoint: str | None = None,
+    features: Features = Features(),
+    proposing: Proposing = Proposing(),
+    regions: Regions = Regions(),
+) -> Detector:
+    """Mask R-CNN: Faster R-CNN that draws each object, too (He et al., 2017).
+
+    Args:
+        backbone: of timm or "torchvision/..."; `visionapps models --backbones` lists them.
+        num_classes: K, background not counted.
+        weights: of the backbone: package, hub, a file, or random (None); loaded on request.
+        spec: bands and normalisation of the input; None: those of the weights.
+        checkpoint: a whole detector to begin from, in place of weights: a bundle of ours or a file of torchvision.
+        features: from the backbone to the maps that heads see.
+        proposing: anchors and the first stage.
+        regions: the second stage; masks have four times the side of its bins.
+    """
+    body = body_of(backbone, weights, spec, checkpoint, features)
+    neck = _neck(body, features, "pool")
+    heads = _roi_heads(body, neck, num_classes, regions, features)
+    masks = MaskHead(_pooler(body, regions, 2 * regions.size, features), neck.levels[0].channels, num_classes)
+    rpn = _rpn(body, neck, proposing, features)
+    model = TwoStage(body, neck, heads, rpn=rpn, mask_head=masks, limits=regions.limits)
+    return begin_from(model, checkpoint, features.norms)
+
+
+@remember
+def fast_rcnn(
+    backbone: str,
+    num_classes: int,
+    *,
+    weights: str | None = None,
+    spec: InputSpec | None = None,
+    checkpoint: str | None = None,
+    features: Features = Features(),
+    regions: Regions = Regions(),
+) -> Detector:
+    """Fast R-CNN: classifies regions that come with the images, from a file of proposals (Girshick, 2015).
+
+    Args:
+        backbone: of timm or "torchvision/..."; `visionapps models --backbones` lists them.
+        num_classes: K, background not counted.
+        weights: of the backbone: package, hub, a file, or random (None); loaded on request.
+        spec: bands and normalisation of the input; None: those of the weights.
+        checkpoint: a whole detector to begin from, in place of weights: a bundle of ours or a file of torchvision.
+        features: from the backbone to the maps that the head sees.
+        regions: what happens to a proposal.
+    """
+    body = body_of(backbone, weights, spec, checkpoint, features)
+    neck = _neck(body, features, "none")
+    model = TwoStage(body, neck, _roi_heads(body, neck, num_classes, regions, features), limits=regions.limits)
+    return begin_from(model, checkpoint, features.norms)
+
+
+@remember
+def sppnet(
+    backbone: str,
+    num_classes: int,
+    *,
+    weights: str | None = None,
+    spec: InputSpec | None = None,
+    checkpoint: str | None = None,
+    stride: int = 16,
+    pyramids: Pyramids = Pyramids(),
+    regions: Regions = Regions(),
+) -> Detector:
+    """SPPnet: spatial pyramid pooling of regions on features that never learn, from a file of proposals (He, 2014).
+
+    Args:
+        backbone: of timm or "torchvision/..."; `visionapps models --backbones` lists them.
+        num_classes: K, background not counted.
+        weights: of the backbone: package, hub, a file, or random (None); loaded on request.
+        spec: bands and normalisation of the input; None: those of the weights.
+        checkpoint: a whole detector to begin from, in place of weights: a bundle of ours.
+        stride: of the map that is pooled from.
+        pyramids: pooling and the layers after it.
+        regions: of these, which proposals count and which become detections; the rest is not used.
+    """
+    features = Features(layout="single", strides=(stride,))
+    body = body_of(backbone, weights, spec, checkpoint, features)
+    neck = SingleLevel(body.levels, body.levels[-1].stride)
+    (level,) = neck.levels
+    pooler = PyramidPooler(level.stride, level.channels, pyramids.bins, scales=pyramids.scales)
+    head = PyramidHead(pooler.width, pyramids.hidden, dropout=pyramids.dropout)
+    heads = RoIHeads(pooler, head, num_classes, matcher=_matcher(regions), sampler=_sampler(regions))
+    return begin_from(SPPNet(body, neck, heads, limits=regions.limits), checkpoint, features.norms)
+
+
+@remember
+def retinanet(
+    backbone: str,
+    num_classes: int,
+    *,
+    weights: str | None = None,
+    spec: InputSpec | None = None,
+    checkpoint: str | None = None,
+    features: Features = Features(),
+    head: RetinaOptions = RetinaOptions(),
+    limits: Limits = Limits(),  # noqa: B008
+) -> Detector:
+    """RetinaNet: one stage, every anchor of every map judged at once, with focal loss (Lin et al., 2017).
+
+    Args:
+        backbone: of timm or "torchvision/..."; `visionapps models --backbones` lists them.
+        num_classes: K.
+        weights: of the backbone: package, hub, a file, or random (None); loaded on request.
+        spec: bands and normalisation of the input; None: those of the weights.
+        checkpoint: a whole detector to begin from, in place of weights: a bundle of ours or a file of torchvision.
+        features: from the backbone to the maps that the head sees; strides 4, 8, 16, 32 for objects below 20 px.
+        head: what judges the anchors.
+        limits: which anchors become detections.
+    """
+    body = body_of(backbone, weights, spec, checkpoint, features, usual=(8, 16, 32))
+    neck = _neck(body, features, head.extra)
+    anchors = retina_anchors([level.stride for level in neck.levels], per_stride=head.per_stride)
+    width = neck.levels[0].channels
+    towers = RetinaHead(width, anchors, num_classes, convs=head.convs, group_norm=head.group_norm)
+    model = RetinaNet(body, neck, towers, limits=limits, box_loss=head.box_loss)
+    return begin_from(model, checkpoint, features.norms)
+
+
+def body_of(
+    name: str,
+    weights: str | None,
+    spec: InputSpec | None,
+    checkpoint: str | None,
+    features: Features,
+    *,
+    usual: Sequence[int] = (4, 8, 16, 32),
+) -> Backbone:
+    """The backbone of a detector, with norms that do not learn where they come with weights.
+
+    Args:
+        name: of the backbone.
+        weights: of the backbone, or None.
+        spec: None: that of the weights or of the checkpoint.
+        checkpoint: of a whole detector, or None.
+        features: which maps, and what becomes of norms.
+        usual: strides of a pyramid where features names none.
+    """
+    weights = None if weights == "random" else weights
+    if checkpoint is not None and weights is not None:
+        raise ConfigError(
+            f"weights {weights!r} and checkpoint {checkpoint!r}: a checkpoint brings the weights of the backbone, too; "
+            "give one of them"
+        )
+    if checkpoint is not None and spec is None:
+        spec = spec_of(checkpoint)
+    strides = features.strides or (usual if features.layout == "fpn" else (16,))
+    body = pyramid(name, spec=spec, weights=weights, strides=strides)
+    if features.norms == "frozen" and (weights is not None or checkpoint is not None):
+        freeze_norms(body)
+    return body
+
+
+def _neck(body: Backbone, features: Features, extra: Extra) -> Neck:
+    if features.layout == "single":
+        return SingleLevel(body.levels, body.levels[-1].stride)
+    return FPN(body.levels, features.channels, extra, batch_norm=features.batch_norm)
+
+
+def _in_patches(body: Backbone) -> bool:
+    """Whether position 0 of a map looks at the middle of its cell, and not at pixel 0."""
+    return isinstance(getattr(body, "simple", None), SimplePyramid)
+
+
+def _rpn(body: Backbone, neck: Neck, proposing: Proposing, features: Features) -> RPN:
+    strides = tuple(level.stride for level in neck.levels)
+    sizes = proposing.sizes
+    if sizes is None:
+        single = features.layout == "single"
+        sizes = (_SINGLE_SIZES,) if single else tuple((float(_PER_STRIDE * stride),) for stride in strides)
+    offset = proposing.offset if proposing.offset is not None else 0.5 * _in_patches(body)
+    return RPN(
+        neck.levels,
+        Anchors(strides, sizes, proposing.ratios, offset),
+        convs=proposing.convs,
+        hidden=proposing.hidden,
+        sampler=BalancedSampler(proposing.sampled, 0.5),
+        limits=proposing.limits,
+    )
+
+
+def _pooler(body: Backbone, regions: Regions, size: int, features: Features) -> RoIPooler:
+    # Not from maps that a neck adds: the region of a coarse one would be as large as the image.
+    levels = body.levels[-1:] if features.layout == "single" else body.levels
+    return RoIPooler(tuple(level.stride for level in levels), size, regions.pool, aligned=_in_patches(body))
+
+
+def _roi_heads(body: Backbone, neck: Neck, num_classes: int, regions: Regions, features: Features) -> RoIHeads:
+    channels = neck.levels[0].channels
+    kind = BoxHead if regions.head == "linear" else ConvBoxHead
+    return RoIHeads(
+        _pooler(body, regions, regions.size, features),
+        kind(channels, regions.size, hidden=regions.hidden),
+        num_classes,
+        matcher=_matcher(regions),
+        sampler=_sampler(regions),
+    )
+
+
+def _matcher(regions: Regions) -> Matcher:
+    return Matcher(regions.background[1], regions.background)
+
+
+def _sampler(regions: Regions) -> BalancedSampler:
+    return BalancedSampler(regions.sampled, regions.objects)
+
+
+def begin_from(model: Detector, checkpoint: str | None, norms: Norms = "frozen") -> Detector:
+    """The model, which will load the checkpoint when it is asked to; its norms are then kept, as those of weights."""
+    model.checkpoint = checkpoint
+    if checkpoint is not None and norms == "frozen":
+        freeze_norms(model)
+    return model
