@@ -40,7 +40,8 @@ def describe(labels: np.ndarray, count: int, image: np.ndarray, textures: np.nda
     boxes, sizes, colors, texture = _measure(labels, count, image, textures)
     colors /= colors.sum(1, keepdims=True)
     texture /= texture.sum(1, keepdims=True)
-    return Regions(boxes, sizes, colors, texture, _touching(labels, count), labels.size)
+    neighbors = np.stack(np.divmod(np.unique(_touching(labels, count)), count), 1)
+    return Regions(boxes, sizes, colors, texture, neighbors, labels.size)
 
 
 def texture_bins(image: np.ndarray) -> np.ndarray:
@@ -131,7 +132,7 @@ def _measure(
 
 @compiled
 def _touching(labels: np.ndarray, count: int) -> np.ndarray:
-    """Pairs of labels that touch by a side or a corner, each once, ascending."""
+    """Where pixels of two labels touch by a side or a corner: the lower label times count, plus the greater one."""
     height, width = labels.shape
     keys = np.empty(4 * labels.size, np.int64)
     found = 0
@@ -144,11 +145,7 @@ def _touching(labels: np.ndarray, count: int) -> np.ndarray:
                     if one != other:
                         keys[found] = min(one, other) * count + max(one, other)
                         found += 1
-    unique = np.unique(keys[:found])
-    pairs = np.empty((unique.size, 2), np.int64)
-    for i in range(unique.size):
-        pairs[i, 0], pairs[i, 1] = unique[i] // count, unique[i] % count
-    return pairs
+    return keys[:found]
 
 
 @compiled
