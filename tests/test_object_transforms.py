@@ -5,9 +5,9 @@ from dataclasses import replace
 import albumentations
 import numpy as np
 import pytest
+from drawn import MemoryPhoto, bounds, rectangles, whole
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_examples import MemoryPhoto, bounds, rectangles, whole
 
 from visionapps.data.object_transforms import (
     InOrder,
