@@ -209,3 +209,70 @@ def test_annotations_with_errors_are_refused_before_anything_is_scored(files, tm
 def test_options_that_contradict_each_other_are_refused(options, text, capsys):
     assert main(["evaluate", *options]) == 1
     assert text in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory, truth):
+    """A detector that was never trained and gives everything that it suspects."""
+    import torch
+
+    from visionapps.detection.base import Limits
+    from visionapps.detection.rpn import ProposalLimits
+    from visionapps.inference.bundle import Bundle
+    from visionapps.models import faster_rcnn
+    from visionapps.models.detection import Features, Proposing, Regions
+
+    torch.manual_seed(0)
+    model = faster_rcnn(
+        "mobilenetv3_small_050",
+        3,
+        features=Features(channels=16),
+        proposing=Proposing(limits=ProposalLimits(before=(50, 50), after=(20, 20))),
+        regions=Regions(hidden=32, limits=Limits(score=0.0, most=20)),
+    )
+    folder = tmp_path_factory.mktemp("bundle") / "detector"
+    Bundle(model, truth.labels, tile=64).save(folder)
+    return folder
+
+
+def test_a_bundle_is_judged_by_what_it_finds_in_whole_images(bundle, files, truth, tmp_path, capsys):
+    from visionapps.inference.bundle import load
+    from visionapps.inference.detecting import ObjectPredictor
+    from visionapps.inference.sources import open_source
+
+    out = tmp_path / "scores.json"
+    where = ["--images", str(files.images), "--annotations", str(files.annotations)]
+    assert main(["evaluate", str(bundle), *where, "--precision", "fp32", "--json", str(out)]) == 0
+    assert "images/s" in capsys.readouterr().out
+    loaded = load(bundle)
+    predictor = ObjectPredictor(loaded.detector, tile=64, precision="fp32")
+    found = [predictor.detect(open_source(files.images / image.name, loaded.spec)) for image in truth.images]
+    assert sum(map(len, found)) > 50
+    expected = evaluate_objects([i.objects for i in truth.images], found, truth.labels.names)
+    saved = json.loads(out.read_text())
+    assert saved["detections"] == sum(map(len, found))
+    assert saved["coco"]["box"]["ap"] == pytest.approx(expected.box.ap)
+    assert saved["confusion"]["matrix"] == expected.confusion.matrix.tolist()
+
+
+def test_the_photos_of_a_run_are_judged_by_split(bundle, files, tmp_path, capsys):
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        f"data: {{dataset: {{images: {files.images}, annotations: {files.annotations}, cache: {tmp_path / 'cache'}, "
+        "split: {group: '^site(\\d+)', val_groups: ['3']}, policies: {near_duplicate: warn}}}\n"
+    )
+    counts = {}
+    for split in ("val", "train", "all"):
+        out = tmp_path / f"{split}.json"
+        command = ["evaluate", str(bundle), "--config", str(config), "--split", split, "--json", str(out)]
+        assert main(command) == 0, capsys.readouterr().err
+        counts[split] = json.loads(out.read_text())["images"]
+    assert counts == {"val": 2, "train": 8, "all": 10}
+
+
+def test_a_bundle_of_other_classes_is_refused(bundle, files, tmp_path, capsys):
+    table = tmp_path / "classes.yaml"
+    table.write_text("[square, disc, triangle]\n")
+    where = ["--images", str(files.images), "--annotations", str(files.annotations), "--classes", str(table)]
+    assert main(["evaluate", str(bundle), *where]) == 1
+    assert "was trained on the classes disc, square, triangle, but the data has square, disc" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from visionapps.objects import Objects
 
 CAPS = (1, 10, 100)
 TOLERANCE = 1e-6  # more than the engines' rounding, less than one object of a million
-_TRIAL_DETECTIONS = 20_000  # pycocotools takes about two seconds for them
+_TRIAL_DETECTIONS = 8_000  # pycocotools takes about a second for them
 _log = logging.getLogger(__name__)
 _agreed: set[Kind] = set()  # what the faster engine was found right for in this process
 _distrusted: set[Kind] = set()

@@ -104,33 +104,39 @@ class _Annotations:
 
 def _by_class(table: ObjectTable) -> Iterator[tuple[int, tuple[_Annotations, _Annotations]]]:
     """Truth and detections of every class that has something to be found, over the images where it occurs."""
+    sorted_sides = [_by_label(rows, table.num_classes) for rows in (table.truth, table.found)]
     for k in np.flatnonzero(table.true_counts).tolist():
-        sides = [_dicts(rows, k) for rows in (table.truth, table.found)]
+        sides = [_dicts(parts[k]) for parts in sorted_sides]
         images = sorted({row["image_id"] for side in sides for row in side})
         # The engine for masks wants sizes; run lengths carry their own, so these are not looked at.
         sizes = {i: {"id": i, "height": 1, "width": 1} for i in images}
         yield k, (_Annotations(sides[0], sizes, k), _Annotations(sides[1], sizes, k))
 
 
-def _dicts(rows: Rows, label: int) -> list[dict[str, Any]]:
+def _by_label(rows: Rows, num_classes: int) -> list[Rows]:
+    """The rows of each class, in one pass over all."""
+    order = np.argsort(rows.labels, kind="stable")
+    bounds = np.searchsorted(rows.labels[order], np.arange(1, num_classes))
+    return [rows.take(part) for part in np.split(order, bounds)]
+
+
+def _dicts(rows: Rows) -> list[dict[str, Any]]:
     """The objects of a class as both programs want them.
 
     Ids begin at 1: pycocotools takes a match with id 0 for none. Difficult objects get an area outside of all ranges:
     so they are ignored, and matched like any other object, each once; a flag of their own both programs overwrite.
     """
-    index = np.flatnonzero(rows.labels == label)
-    areas = np.where(rows.ignored & ~rows.crowd, math.inf, rows.areas)[index]
-    crowd = rows.crowd[index].astype(int).tolist()
-    boxes = rows.corners_and_sides[index].tolist()
-    images, scores = rows.image[index].tolist(), rows.scores[index].tolist()
-    columns = zip(images, boxes, areas.tolist(), crowd, scores, strict=True)
+    areas = np.where(rows.ignored & ~rows.crowd, math.inf, rows.areas).tolist()
+    boxes, crowd = rows.corners_and_sides.tolist(), rows.crowd.astype(int).tolist()
+    labels, images, scores = rows.labels.tolist(), rows.image.tolist(), rows.scores.tolist()
+    columns = zip(images, labels, boxes, areas, crowd, scores, strict=True)
     made = [
         {"id": i, "image_id": image, "category_id": label, "bbox": box, "area": area, "iscrowd": many, "score": score}
-        for i, (image, box, area, many, score) in enumerate(columns, 1)
+        for i, (image, label, box, area, many, score) in enumerate(columns, 1)
     ]
     if rows.masks is not None:
-        for row, i in zip(made, index.tolist(), strict=True):
-            row["segmentation"] = dict(rows.masks[i])
+        for row, mask in zip(made, rows.masks, strict=True):
+            row["segmentation"] = dict(mask)
     return made
 
 

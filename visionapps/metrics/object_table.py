@@ -52,6 +52,11 @@ class Rows:
         """
         return np.concatenate([self.boxes[:, :2], np.round(self.boxes[:, 2:] - self.boxes[:, :2], 9)], axis=1)
 
+    def take(self, index: np.ndarray) -> "Rows":
+        """Some of them, by (M,) places."""
+        parts = {name: getattr(self, name)[index] for name in _COLUMNS}
+        return Rows(**parts, masks=None if self.masks is None else tuple(self.masks[i] for i in index))
+
     def firsts(self, images: int) -> np.ndarray:
         """(I + 1,) where the rows of each image begin."""
         return np.searchsorted(self.image, np.arange(images + 1))
@@ -101,7 +106,8 @@ class ObjectTable:
     def take(self, images: np.ndarray) -> "ObjectTable":
         """The table of some images: (J,) ascending indices, which become 0 to J - 1."""
         inside = np.isin(self.found.image, images)
-        truth, found = _take(self.truth, np.isin(self.truth.image, images)), _take(self.found, inside)
+        truth = self.truth.take(np.flatnonzero(np.isin(self.truth.image, images)))
+        found = self.found.take(np.flatnonzero(inside))
         truth = replace(truth, image=np.searchsorted(images, truth.image))
         found = replace(found, image=np.searchsorted(images, found.image))
         return ObjectTable(truth, found, self.source[inside], len(images), self.num_classes, self.kind)
@@ -140,7 +146,7 @@ def make_table(
         _check_sizes(true, detected)
     order = np.lexsort((-detected.scores, detected.image))
     source = order - detected.firsts(len(found))[detected.image]
-    ranked = _take(detected, order)
+    ranked = detected.take(order)
     return ObjectTable(true, _as_found(ranked, kind), source, len(truth), num_classes, kind)
 
 
@@ -216,10 +222,3 @@ def _check_sizes(truth: Rows, found: Rows) -> None:
                     f"scores: image {image}: masks of {known[0]} x {known[1]} and {height} x {width} px (H x W); all "
                     "masks of an image must have its size: scale predictions of a resized image back first"
                 )
-
-
-def _take(rows: Rows, which: np.ndarray) -> Rows:
-    """Rows by (N,) indices or bool."""
-    index = np.flatnonzero(which) if which.dtype == bool else which
-    parts = {name: getattr(rows, name)[index] for name in _COLUMNS}
-    return Rows(**parts, masks=None if rows.masks is None else tuple(rows.masks[i] for i in index))
