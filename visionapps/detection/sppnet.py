@@ -133,7 +133,8 @@ class PyramidHead(nn.Module):
     def forward(self, blocks: Tensor) -> Tensor:
         """(R, pooled) to (R, width)."""
         hidden = self.dropout(F.relu(self.fc6(blocks.flatten(1))))
-        return self.dropout(F.relu(self.fc7(hidden)))
+        vectors: Tensor = self.dropout(F.relu(self.fc7(hidden)))
+        return vectors
 
 
 class SPPNet(TwoStage):
