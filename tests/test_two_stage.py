@@ -1,5 +1,6 @@
 """The whole detector: equal to torchvision's where that is right, and right where it is not."""
 
+import copy
 import logging
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ from torchvision_twin import CLASSES, batch, for_torchvision, ours, torchvisions
 
 from visionapps.boxes import Targets
 from visionapps.detection.base import Limits
+from visionapps.detection.sampling import BalancedSampler
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.convolution import one_kernel
 from visionapps.testing import check_detector
@@ -91,6 +93,35 @@ def test_detections_do_not_depend_on_the_rest_of_the_batch_bit_by_bit():
         for one, two, three in zip(a, b, c, strict=True):
             assert torch.equal(one, two)
             assert torch.equal(one, three)
+
+
+def test_the_layout_of_memory_changes_nothing():
+    model, given = ours(masks=True), batch(masks=True)
+    with torch.no_grad():
+        expected = model.detect(given.image, given.sizes)
+        model.to(memory_format=torch.channels_last)
+        got = model.detect(given.image.contiguous(memory_format=torch.channels_last), given.sizes)
+    for a, b in zip(got, expected, strict=True):
+        assert torch.equal(a.labels, b.labels)
+        assert torch.allclose(a.boxes, b.boxes, atol=1e-3)
+        assert torch.allclose(a.scores, b.scores, atol=1e-4)
+
+
+def test_a_copy_of_the_detector_finds_the_same():
+    model, given = ours(), batch()
+    with torch.no_grad():
+        a, b = (each.detect(given.image, given.sizes) for each in (model, copy.deepcopy(model)))
+    assert all(torch.equal(x.boxes, y.boxes) for x, y in zip(a, b, strict=True))
+
+
+def test_every_step_has_its_seed():
+    model, given = ours(everything=False), batch()
+    model.rpn.sampler, model.roi_heads.sampler = BalancedSampler(16, 0.5), BalancedSampler(8, 0.25)
+    terms = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(seed)
+        terms.append({name: float(value.detach()) for name, value in model.losses(given).items()})
+    assert terms[0] == terms[1] != terms[2]
 
 
 def test_what_lies_in_the_padding_is_never_seen():

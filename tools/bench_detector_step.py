@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import mobilenet_backbone, resnet_fpn_backbone
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
@@ -88,27 +89,24 @@ class AsTheyAre(Neck):
         return features
 
 
-def shared_backbone(name: str) -> tuple[nn.Module, tuple[int, ...], tuple[tuple[int, ...], ...]]:
-    """A backbone without pretrained weights, the strides of its maps and the anchors' sizes on each."""
+def shared_backbone(name: str) -> tuple[nn.Module, tuple[int, ...], tuple[int, ...], tuple[tuple[int, ...], ...]]:
+    """A backbone without pretrained weights, the strides of its maps, of those pooled from, and anchors' sizes."""
     if name == "mobilenet":
         whole = mobilenet_backbone(backbone_name="mobilenet_v3_large", weights=None, fpn=True, trainable_layers=6)
-        return whole, (16, 32, 64), (_SIDES,) * 3  # two of stride 32 in torchvision's own; it pools from one of them
+        return whole, (32, 32, 64), (32,), (_SIDES,) * 3  # two maps of one stride; torchvision pools from the first
     whole = Tiny() if name == "tiny" else resnet_fpn_backbone(backbone_name=name, weights=None, trainable_layers=5)
-    return whole, (4, 8, 16, 32, 64), tuple((side,) for side in _SIDES)
+    return whole, (4, 8, 16, 32, 64), (4, 8, 16, 32), tuple((side,) for side in _SIDES)
 
 
 def both(name: str, device: torch.device) -> tuple[TwoStage, FasterRCNN]:
     """The two detectors, of equal weights."""
     torch.manual_seed(0)
-    whole, strides, sizes = shared_backbone(name)
-    from torchvision.models.detection.anchor_utils import AnchorGenerator
-
+    whole, strides, pooled, sizes = shared_backbone(name)
     generator = AnchorGenerator(sizes, ((0.5, 1.0, 2.0),) * len(sizes))
     theirs = FasterRCNN(whole, _CLASSES + 1, rpn_anchor_generator=generator)
     theirs.transform.resize = lambda image, target=None: (image, target)
     backbone = Shared(whole, strides)
-    pooler = RoIPooler(strides[:-1])
-    heads = RoIHeads(pooler, BoxHead(256), _CLASSES)
+    heads = RoIHeads(RoIPooler(pooled), BoxHead(256), _CLASSES)
     rpn = RPN(backbone.levels, Anchors(strides, sizes))
     ours = TwoStage(backbone, AsTheyAre(backbone.levels), heads, rpn=rpn, limits=Limits(0.05, 0.5, 100))
     first, second = theirs.rpn.head, theirs.roi_heads

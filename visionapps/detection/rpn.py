@@ -236,8 +236,7 @@ def _by_image(boxes: Tensor, small: Tensor, kept: Tensor, per_image: int, most: 
     images = len(boxes) // per_image
     image = kept // per_image
     order = image.argsort(stable=True)
-    here = torch.bincount(image, minlength=images)
-    unwanted = torch.bincount(image, weights=small[kept].double(), minlength=images).long()
-    counts, dropped = torch.stack((here, unwanted)).tolist()
+    here = image == torch.arange(images, device=image.device)[:, None]
+    counts, dropped = torch.stack((here.sum(1), (here & small[kept]).sum(1))).tolist()
     parts = torch.split(boxes[kept[order]], counts)
     return [part[: min(len(part) - drop, most)] for part, drop in zip(parts, dropped, strict=True)]
