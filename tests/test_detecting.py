@@ -9,12 +9,14 @@ from scipy import ndimage
 from torch import Tensor
 
 from visionapps.boxes import Detections
-from visionapps.detection.base import Detector
+from visionapps.detection.base import Detector, Limits
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.detecting import ObjectPredictor
 from visionapps.inference.merging import Merging
 from visionapps.inference.sources import ArraySource
 from visionapps.masks import coco_to_runs, encode
+from visionapps.models import faster_rcnn
+from visionapps.models.detection import Features
 from visionapps.objects import Objects
 from visionapps.structures import GeoRef, Rescale
 from visionapps.testing import TinyBackbone
@@ -261,3 +263,24 @@ def test_a_detector_without_proposals_of_its_own_gets_those_of_a_function() -> N
     predictor.detect(source)
     assert model.given is not None
     assert model.given[0].tolist() == [[0, 0, 60, 50]]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_real_detector_gives_the_same_bytes_for_any_batch_and_number_of_threads(precision: str) -> None:
+    torch.manual_seed(0)
+    model = faster_rcnn("resnet10t", 3, features=Features(channels=16))
+    model.limits = Limits(score=0.0, nms=0.5, most=30)
+    image = np.random.default_rng(0).integers(0, 256, (3, 13, 20), dtype=np.uint8).repeat(8, 1).repeat(8, 2)
+    before, results = torch.get_num_threads(), []
+    try:
+        for batch, threads in [(1, 1), (4, 2), (20, 1)]:
+            torch.set_num_threads(threads)
+            predictor = ObjectPredictor(model, tile=64, device="cpu", batch=batch, precision=precision)  # type: ignore[arg-type]
+            predictor.threads = threads
+            found = predictor.detect(ArraySource(image))
+            assert found.scores is not None
+            results.append((found.boxes.tobytes(), found.scores.tobytes(), found.labels.tobytes()))
+    finally:
+        torch.set_num_threads(before)
+    assert len(results[0][2]) > 100 * 8  # bytes a label
+    assert len(set(results)) == 1
