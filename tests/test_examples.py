@@ -163,8 +163,8 @@ def test_a_batch_ignores_what_was_cut_by_more_than_keep_allows():
 
 
 def test_the_mean_pixel_is_rounded_for_integers_only():
-    image = np.zeros((8, 8, 2), np.uint8)
-    image[:4, :, 1] = 201
+    image = np.zeros((16, 16, 2), np.uint8)
+    image[:8, :, 1] = 201
     assert mean_pixel(image).tolist() == [0, 100]
     assert mean_pixel(image.astype(np.float32)).tolist() == [0, 100.5]
 

@@ -121,8 +121,8 @@ def _outline(label: int, side: int) -> np.ndarray:
     """(side, side) bool."""
     y, x = (np.mgrid[:side, :side] + 0.5) / side
     if CLASSES[label] == "disc":
-        return np.asarray((x - 0.5) ** 2 + (y - 0.5) ** 2 <= 0.25)
-    return np.ones((side, side), bool) if CLASSES[label] == "square" else np.asarray(np.abs(x - 0.5) <= y / 2)
+        return np.less_equal((x - 0.5) ** 2 + (y - 0.5) ** 2, 0.25)
+    return np.ones((side, side), bool) if CLASSES[label] == "square" else np.less_equal(np.abs(x - 0.5), y / 2)
 
 
 def _swarm(rng: np.random.Generator, side: int) -> _Shape:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from visionapps.data.examples import Example, cropped, mean_pixel
+from visionapps.data.examples import Example, blank, cropped, mean_pixel
 from visionapps.windows import Window
 
 CENTRE = (0.25, 0.75)  # where the four meet, as shares of each side
@@ -40,8 +40,7 @@ def mosaic(size: tuple[int, int], places: Sequence[Window], parts: Sequence[Exam
         parts: all with masks or none, all with proposals or none.
     """
     first = parts[0]
-    image = np.empty((*size, first.image.shape[2]), first.image.dtype)
-    image[:] = np.mean([mean_pixel(part.image) for part in parts], axis=0).astype(image.dtype)
+    image = blank(size, np.mean([mean_pixel(part.image) for part in parts], axis=0).astype(first.image.dtype))
     boxes, kept, masks, proposals = [], [], [], []
     for part, place in zip(parts, places, strict=True):
         height, width = min(place.height, part.size[0]), min(place.width, part.size[1])
