@@ -75,6 +75,9 @@ def test_evaluate_prints_the_scores_of_files_in_every_form(form, files, detectio
     for name in (*truth.labels.names, "background", "localisation", "PASCAL VOC mAP at IoU 0.5, 11 points"):
         assert name in printed
     assert "nan" not in printed.lower()
+    low, high = saved["ap50_interval"]
+    assert low < expected.ap50 < high
+    assert f"between {low:.3f} and {high:.3f}" in printed
 
 
 def test_the_report_holds_curves_confusion_and_the_worst_images(files, detections, truth, tmp_path, capsys):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from visionapps.metrics.bootstrap import Interval, ap_interval
 from visionapps.metrics.coco import CocoScores, score_table
 from visionapps.metrics.coco_engine import EngineName
 from visionapps.metrics.curves import Curves, draw_up
@@ -30,6 +31,7 @@ class ObjectEvaluation:
         table: truth and detections as boxes.
         box: COCO's scores of the boxes.
         mask: and of the masks, where truth and detections have them.
+        interval: of AP at IoU 0.5, from drawing the images again.
         voc: PASCAL VOC's, by eleven points and by area, if asked for.
         curves: precision and recall at IoU 0.5.
         confusion: true against detected classes, at the thresholds with the best F1.
@@ -40,6 +42,7 @@ class ObjectEvaluation:
     table: ObjectTable
     box: CocoScores
     mask: CocoScores | None
+    interval: Interval
     voc: tuple[VocScores, ...]
     curves: Curves
     confusion: ObjectConfusion
@@ -52,6 +55,7 @@ class ObjectEvaluation:
             "objects": int(self.table.true_counts.sum()),
             "detections": len(self.table.found),
             "coco": {"box": self.box.to_dict(self.names)},
+            "ap50_interval": [None if math.isnan(end) else end for end in self.interval],
             "voc": [scores.to_dict(self.names) for scores in self.voc],
             "curves": self.curves.to_dict(self.names),
             "confusion": self.confusion.to_dict(self.names),
@@ -96,6 +100,7 @@ def evaluate_objects(
         table=table,
         box=score_table(table, engine=engine),
         mask=score_table(make_table(truth, found, len(names), kind="mask"), engine=engine) if masks else None,
+        interval=ap_interval(table, pairs, np.random.default_rng(0)),
         voc=tuple(voc_table(table, points=points) for points in ("eleven", "area")) if voc else (),
         curves=curves,
         confusion=confuse(table, pairs, np.array(thresholds)),
