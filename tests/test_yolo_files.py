@@ -81,6 +81,7 @@ def test_rows_of_polygons_give_boxes_and_masks(folder):
         ("car 0.5 0.5 0.1 0.1", "could not convert string to float: 'car'"),
         ("0 0.5 0.5 0.1", "3 numbers after the class"),
         ("0.5 0.5 0.5 0.1 0.1", "'0.5' is no class number"),
+        ("1e9 0.5 0.5 0.1 0.1", "'1e9' is no class number"),
         ("-1 0.5 0.5 0.1 0.1", "'-1' is no class number"),
         ("0 0.5 0.5 0.1 x", "could not convert string to float: 'x'"),
     ],

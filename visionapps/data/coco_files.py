@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from visionapps.data.object_table import FLAGS, Category, ImageRow, Note, ObjectTable, join_tables
+from visionapps.data.object_table import FLAGS, LARGEST, Category, ImageRow, Note, ObjectTable, join_tables
 from visionapps.errors import DataError
 
-_LARGEST = 2**53  # whole numbers that a float64 holds exactly
 _FLAG_KEYS = {"crowd": ("iscrowd",), "difficult": ("ignore", "difficult"), "truncated": ("truncated",)}
 
 
@@ -162,7 +161,8 @@ def _boxes(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
             one = _four(box) or _around(rows[i].get("segmentation"))
             readable[i] = one is not None
             boxes[i] = one or 0.0
-    boxes[:, 2:] += boxes[:, :2]
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities are reported later
+        boxes[:, 2:] += boxes[:, :2]
     return boxes, readable
 
 
@@ -203,9 +203,9 @@ def _key(value: Any) -> int | str | None:
     if isinstance(value, bool) or value is None:
         return None
     if isinstance(value, int):
-        return value if abs(value) < _LARGEST else str(value)
+        return value if abs(value) < LARGEST else str(value)
     if isinstance(value, float):
-        return int(value) if value.is_integer() and abs(value) < _LARGEST else None
+        return int(value) if value.is_integer() and abs(value) < LARGEST else None
     text = str(value).strip()
     return int(text) if text.lstrip("-").isdecimal() and len(text) < 16 else text or None
 
@@ -215,7 +215,9 @@ def _name(row: Mapping[str, Any], place: int) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, float) or abs(value) < LARGEST
 
 
 def _side(value: Any) -> int:

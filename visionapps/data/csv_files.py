@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from visionapps.data.object_table import TRUE, Category, ImageRow, Note, ObjectTable, TableBuilder
+from visionapps.data.object_table import LARGEST, TRUE, Category, ImageRow, Note, ObjectTable, TableBuilder
 from visionapps.errors import DataError
 
 SUFFIXES = (".csv", ".tsv")
@@ -180,4 +180,4 @@ def _whole(text: str | None, default: int) -> int:
     if not _is_number(text):
         return default
     value = float(text or "")
-    return int(value) if value.is_integer() else default
+    return int(value) if value.is_integer() and abs(value) < LARGEST else default

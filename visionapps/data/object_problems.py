@@ -142,7 +142,7 @@ def _in_pixels(table: ObjectTable, dataset: ObjectDataset, sizes: np.ndarray) ->
         sides = np.append(sizes, [[0, 0]], axis=0)[table.image][:, [1, 0, 1, 0]]
         boxes *= sides
     first, last = edges(table.form, dataset.origin, dataset.inclusive)
-    with np.errstate(invalid="ignore"):  # infinities, which are reported later
+    with np.errstate(over="ignore", invalid="ignore"):  # infinities, which are reported later
         return np.asarray(np.round(boxes - [first, first, last, last], DECIMALS) + 0.0)  # no negative zeros
 
 

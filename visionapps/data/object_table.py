@@ -13,6 +13,7 @@ import numpy as np
 from visionapps.data.object_dataset import Form
 
 FLAGS = ("crowd", "difficult", "truncated")
+LARGEST = 2**53  # whole numbers below it are exact as float64
 TRUE = ("1", "true", "yes")  # how text says so
 
 

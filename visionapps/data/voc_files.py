@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from visionapps.data.object_table import TRUE, Category, ImageRow, Note, ObjectTable, TableBuilder
+from visionapps.data.object_table import LARGEST, TRUE, Category, ImageRow, Note, ObjectTable, TableBuilder
 from visionapps.errors import DataError
 
 _OBJECT = re.compile(rb"<object[\s>]")
@@ -129,4 +129,4 @@ def _side(text: str | None) -> int:
         value = float(text or "")
     except ValueError:
         return 0
-    return int(value) if value.is_integer() and value > 0 else 0
+    return int(value) if value.is_integer() and 0 < value < LARGEST else 0

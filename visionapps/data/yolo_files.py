@@ -9,6 +9,7 @@ from visionapps.errors import DataError
 
 _NAMES = ("classes.txt", "obj.names", "labels.txt", "_darknet.labels")
 _OTHERS = (*_NAMES, "train.txt", "val.txt", "test.txt", "readme.txt", "license.txt")  # txt files that are no labels
+_MOST_CLASSES = 10_000  # larger numbers are no classes but columns in another order
 
 
 def is_yolo(path: Path) -> bool:
@@ -105,7 +106,7 @@ def _read_file(builder: TableBuilder, file: Path, stem: str, shapes: bool) -> No
 
 def _class_number(word: str) -> int:
     value = float(word)  # some tools write 0.0
-    if not value.is_integer() or value < 0:
+    if not value.is_integer() or not 0 <= value < _MOST_CLASSES:
         raise ValueError(f"{word!r} is no class number")
     return int(value)
 
