@@ -288,6 +288,8 @@ def _rows(model: Detector, key: str) -> _Rows | None:
 
 def _places(saved: Sequence[str] | None, names: Sequence[str]) -> list[int | None]:
     """For each name, where the checkpoint has the class of that name."""
+    if saved is not None and tuple(saved) == tuple(names):
+        return list(range(len(names)))
     where = {_plain(name): place for place, name in enumerate(saved or ()) if name != "N/A"}
     return [where.get(_plain(name)) for name in names]
 

@@ -2,165 +2,31 @@
 stands in visionapps.models.papers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
 
 from visionapps.backbones import pyramid
 from visionapps.backbones.base import Backbone
 from visionapps.backbones.norms import Norms, freeze_norms
 from visionapps.backbones.simple_pyramid import SimplePyramid
-from visionapps.detection.anchors import RATIOS, Anchors
+from visionapps.detection.anchors import Anchors
 from visionapps.detection.base import Detector, Limits
 from visionapps.detection.checkpoints import spec_of
 from visionapps.detection.fpn import FPN, Extra, Neck, SingleLevel
 from visionapps.detection.mask_head import MaskHead
 from visionapps.detection.matching import Matcher
 from visionapps.detection.pooling import RoIPooler
-from visionapps.detection.retinanet import BoxLoss, RetinaHead, RetinaNet, retina_anchors
+from visionapps.detection.retinanet import RetinaHead, RetinaNet, retina_anchors
 from visionapps.detection.roi import BoxHead, ConvBoxHead, RoIHeads
-from visionapps.detection.rpn import RPN, ProposalLimits
+from visionapps.detection.rpn import RPN
 from visionapps.detection.sampling import BalancedSampler
-from visionapps.detection.sppnet import BINS, PyramidHead, PyramidPooler, SPPNet
+from visionapps.detection.sppnet import PyramidHead, PyramidPooler, SPPNet
 from visionapps.detection.two_stage import TwoStage
 from visionapps.errors import ConfigError
+from visionapps.models.options import Features, Proposing, Pyramids, Regions, RetinaOptions
 from visionapps.models.recipes import remember
 from visionapps.structures import InputSpec
 
 _PER_STRIDE = 8  # anchors of 32 to 512 px on strides 4 to 64, as in Lin et al. 2017, section 4.1
 _SINGLE_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)  # of one map: all sizes that a pyramid would have
-
-
-@dataclass(frozen=True)
-class Features:
-    """From the backbone to the maps that heads see.
-
-    Args:
-        layout: "fpn", a feature pyramid; "single", one map of the backbone (C4).
-        strides: which maps of the backbone are used; None: 4, 8, 16 and 32 of a pyramid (RetinaNet: 8, 16 and 32), 16
-            alone. A backbone gives those that it has.
-        channels: width of a pyramid's maps.
-        norms: "frozen": batch norms that come with pretrained weights stay as they are, right for a few images per
-            step; without pretrained weights there is nothing to keep, and they learn. "trained": they learn.
-        batch_norm: normalise inside the pyramid, too; for steps of many images.
-    """
-
-    layout: Literal["fpn", "single"] = "fpn"
-    strides: tuple[int, ...] | None = None
-    channels: int = 256
-    norms: Norms = "frozen"
-    batch_norm: bool = False
-
-    def __post_init__(self) -> None:
-        if self.strides is not None:
-            object.__setattr__(self, "strides", tuple(self.strides))  # YAML brings lists
-        if self.layout not in ("fpn", "single") or self.norms not in ("frozen", "trained"):
-            raise ConfigError(
-                f"features: layout {self.layout!r} must be fpn or single, norms {self.norms!r} frozen or trained"
-            )
-
-
-@dataclass(frozen=True)
-class Proposing:
-    """How a region proposal network looks for objects.
-
-    Args:
-        sizes: of the anchors, in pixels: square roots of their areas, one list per map; None: 8 strides of each map of
-            a pyramid, 32 to 512 on a single one. visionapps.detection.anchor_fit finds sizes for a dataset.
-        ratios: height / width of the anchors.
-        offset: where in its cell an anchor stands, 0 to 1; None: 0, and 0.5 for plain transformers.
-        convs: 3 x 3 convolutions before the outputs.
-        hidden: their width; None: that of the maps.
-        sampled: anchors per image that count in a step.
-        limits: which anchors become proposals.
-    """
-
-    sizes: tuple[tuple[float, ...], ...] | None = None
-    ratios: tuple[float, ...] = RATIOS
-    offset: float | None = None
-    convs: int = 1
-    hidden: int | None = None
-    sampled: int = 256
-    limits: ProposalLimits = field(default_factory=ProposalLimits)
-
-    def __post_init__(self) -> None:
-        if self.sizes is not None:
-            object.__setattr__(self, "sizes", tuple(tuple(float(s) for s in level) for level in self.sizes))
-        object.__setattr__(self, "ratios", tuple(self.ratios))
-
-
-@dataclass(frozen=True)
-class Regions:
-    """What happens to a proposal.
-
-    Args:
-        pool: "align" (He et al. 2017) or "max" (Girshick 2015).
-        size: bins along a side of what is pooled.
-        head: "linear": two wide layers; "conv": four convolutions and one such layer.
-        hidden: width of these layers.
-        sampled: proposals per image that count in a step.
-        objects: greatest part of them that are objects.
-        background: [low, high): the IoU with the nearest object at which a proposal is background.
-        limits: which regions become detections.
-    """
-
-    pool: Literal["align", "max"] = "align"
-    size: int = 7
-    head: Literal["linear", "conv"] = "linear"
-    hidden: int = 1024
-    sampled: int = 512
-    objects: float = 0.25
-    background: tuple[float, float] = (0.0, 0.5)
-    limits: Limits = field(default_factory=Limits)
-
-    def __post_init__(self) -> None:
-        low, high = self.background
-        object.__setattr__(self, "background", (low, high))
-        if self.head not in ("linear", "conv") or min(self.size, self.hidden) < 1:
-            raise ConfigError(
-                f"regions: head {self.head!r} must be linear or conv, size {self.size} and hidden {self.hidden} at "
-                "least 1"
-            )
-
-
-@dataclass(frozen=True)
-class Pyramids:
-    """Spatial pyramid pooling and what follows it.
-
-    Args:
-        bins: along a side, of each level of the pyramid.
-        scales: shorter sides in pixels that features are computed at; None: the image as it is.
-        hidden: width of the two layers.
-        dropout: in both, in [0, 1).
-    """
-
-    bins: tuple[int, ...] = BINS
-    scales: tuple[int, ...] | None = None
-    hidden: int = 1024
-    dropout: float = 0.0
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "bins", tuple(self.bins))
-        if self.scales is not None:
-            object.__setattr__(self, "scales", tuple(self.scales))
-
-
-@dataclass(frozen=True)
-class RetinaOptions:
-    """RetinaNet's head.
-
-    Args:
-        extra: how the two coarsest maps are made: "convs_of_input" (the paper), "convs", "pool" (one map) or "none".
-        per_stride: the smallest anchor of a map, in its strides: 4 gives 32 px on stride 8.
-        convs: convolutions in each of the two towers.
-        group_norm: normalise after each of them.
-        box_loss: "l1" or "giou".
-    """
-
-    extra: Extra = "convs_of_input"
-    per_stride: float = 4.0
-    convs: int = 4
-    group_norm: bool = False
-    box_loss: BoxLoss = "l1"
 
 
 @remember
@@ -171,9 +37,9 @@ def faster_rcnn(
     weights: str | None = None,
     spec: InputSpec | None = None,
     checkpoint: str | None = None,
-    features: Features = Features(),
-    proposing: Proposing = Proposing(),
-    regions: Regions = Regions(),
+    features: Features = Features(),  # noqa: B008
+    proposing: Proposing = Proposing(),  # noqa: B008
+    regions: Regions = Regions(),  # noqa: B008
 ) -> Detector:
     """Faster R-CNN: a network proposes regions, a second stage classifies them (Ren et al., 2015; Lin et al., 2017).
 
@@ -202,9 +68,9 @@ def mask_rcnn(
     weights: str | None = None,
     spec: InputSpec | None = None,
     checkpoint: str | None = None,
-    features: Features = Features(),
-    proposing: Proposing = Proposing(),
-    regions: Regions = Regions(),
+    features: Features = Features(),  # noqa: B008
+    proposing: Proposing = Proposing(),  # noqa: B008
+    regions: Regions = Regions(),  # noqa: B008
 ) -> Detector:
     """Mask R-CNN: Faster R-CNN that draws each object, too (He et al., 2017).
 
@@ -235,8 +101,8 @@ def fast_rcnn(
     weights: str | None = None,
     spec: InputSpec | None = None,
     checkpoint: str | None = None,
-    features: Features = Features(),
-    regions: Regions = Regions(),
+    features: Features = Features(),  # noqa: B008
+    regions: Regions = Regions(),  # noqa: B008
 ) -> Detector:
     """Fast R-CNN: classifies regions that come with the images, from a file of proposals (Girshick, 2015).
 
@@ -264,8 +130,8 @@ def sppnet(
     spec: InputSpec | None = None,
     checkpoint: str | None = None,
     stride: int = 16,
-    pyramids: Pyramids = Pyramids(),
-    regions: Regions = Regions(),
+    pyramids: Pyramids = Pyramids(),  # noqa: B008
+    regions: Regions = Regions(),  # noqa: B008
 ) -> Detector:
     """SPPnet: spatial pyramid pooling of regions on features that never learn, from a file of proposals (He, 2014).
 
@@ -297,8 +163,8 @@ def retinanet(
     weights: str | None = None,
     spec: InputSpec | None = None,
     checkpoint: str | None = None,
-    features: Features = Features(),
-    head: RetinaOptions = RetinaOptions(),
+    features: Features = Features(),  # noqa: B008
+    head: RetinaOptions = RetinaOptions(),  # noqa: B008
     limits: Limits = Limits(),  # noqa: B008
 ) -> Detector:
     """RetinaNet: one stage, every anchor of every map judged at once, with focal loss (Lin et al., 2017).

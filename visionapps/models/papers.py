@@ -16,7 +16,8 @@ from visionapps.detection.rpn import RPN, ProposalLimits
 from visionapps.detection.sampling import BalancedSampler
 from visionapps.detection.sppnet import BINS, SCALES, PyramidHead, PyramidPooler, SPPNet
 from visionapps.detection.two_stage import TwoStage
-from visionapps.models.detection import Features, begin_from, body_of
+from visionapps.models.detection import begin_from, body_of
+from visionapps.models.options import Features
 from visionapps.models.recipes import remember
 from visionapps.structures import InputSpec
 
