@@ -120,9 +120,14 @@ def _placed(shape: _Shape, rng: np.random.Generator, size: int) -> _Shape:
 def _outline(label: int, side: int) -> np.ndarray:
     """(side, side) bool."""
     y, x = (np.mgrid[:side, :side] + 0.5) / side
+    shape: np.ndarray
     if CLASSES[label] == "disc":
-        return np.less_equal((x - 0.5) ** 2 + (y - 0.5) ** 2, 0.25)
-    return np.ones((side, side), bool) if CLASSES[label] == "square" else np.less_equal(np.abs(x - 0.5), y / 2)
+        shape = (x - 0.5) ** 2 + (y - 0.5) ** 2 <= 0.25
+    elif CLASSES[label] == "square":
+        shape = np.ones((side, side), bool)
+    else:
+        shape = np.abs(x - 0.5) <= y / 2
+    return shape
 
 
 def _swarm(rng: np.random.Generator, side: int) -> _Shape:
