@@ -16,6 +16,7 @@ from visionapps.data.object_writers import write_detections
 from visionapps.errors import DataError
 from visionapps.inference.object_evaluation import evaluate_objects
 from visionapps.inference.prediction_files import place_predictions, read_predictions
+from visionapps.masks import encode, runs_to_coco
 from visionapps.metrics.coco import coco_scores
 from visionapps.objects import Objects
 
@@ -116,6 +117,28 @@ def test_masks_are_scored_where_both_sides_have_them(files, truth, tmp_path):
     scores = json.loads(out.read_text())["coco"]
     assert scores["mask"]["ap"] == pytest.approx(1)
     assert scores["box"]["ap"] == pytest.approx(1)  # drawn around the masks
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "box"),
+    [
+        (slice(2, 5), slice(3, 9), (3, 2, 9, 5)),
+        (slice(0, 7), slice(4, 6), (4, 0, 6, 7)),  # whole columns
+        (slice(6, 7), slice(0, 1), (0, 6, 1, 7)),
+        (slice(0, 0), slice(0, 0), (0, 0, 0, 0)),
+    ],
+)
+def test_the_box_of_a_mask_is_drawn_around_its_pixels(rows, cols, box):
+    from visionapps.inference.prediction_files import _around
+
+    mask = np.zeros((7, 10), bool)
+    mask[rows, cols] = True
+    assert _around(runs_to_coco(encode(mask, order="column"), (7, 10), base=1)) == box
+    mask[[2, 6], [1, 0]] = mask.any()  # runs apart, and one that goes on at the top of the next column
+    if mask.any():
+        y, x = np.nonzero(mask)
+        expected = (x.min(), y.min(), x.max() + 1, y.max() + 1)
+        assert _around(runs_to_coco(encode(mask, order="column"), (7, 10), base=1)) == expected
 
 
 def test_all_objects_found_is_perfect_in_every_respect(truth):

@@ -17,7 +17,7 @@ from visionapps.data.object_masks import polygons_of, shape_mask
 from visionapps.data.object_problems import DECIMALS, edges
 from visionapps.data.object_table import Category, ObjectTable
 from visionapps.errors import DataError
-from visionapps.masks import CocoRle
+from visionapps.masks import CocoRle, coco_to_runs
 from visionapps.objects import Objects
 
 _LISTED = 4  # names in a message
@@ -276,14 +276,24 @@ def _mask(predictions: Predictions, truth: AnnotationSet, row: int, image: int) 
 
 def _with_boxes(boxes: np.ndarray, rows: np.ndarray, masks: list[CocoRle]) -> np.ndarray:
     """Boxes, those that a file leaves out drawn around the masks."""
-    from pycocotools import mask as coco
-
     boxes = boxes.copy()
     for row, mask in zip(rows.tolist(), masks, strict=True):
         if np.isnan(boxes[row]).any():
-            x, y, w, h = coco.toBbox(mask).tolist()
-            boxes[row] = x, y, x + w, y + h
+            boxes[row] = _around(mask)
     return boxes
+
+
+def _around(mask: CocoRle) -> tuple[int, int, int, int]:
+    """The box of the pixels of a mask; without any, of no size."""
+    height = mask["size"][0]
+    runs = coco_to_runs(mask, base=0)
+    if not len(runs):
+        return 0, 0, 0, 0
+    first, last = runs[:, 0], runs[:, 0] + runs[:, 1] - 1
+    left, right = int(first[0] // height), int(last[-1] // height) + 1
+    if (first // height != last // height).any():  # from the end of one column into the next
+        return left, 0, right, height
+    return left, int((first % height).min()), right, int((last % height).max()) + 1
 
 
 def _refuse_repeated(predictions: Predictions, *columns: np.ndarray) -> None:
