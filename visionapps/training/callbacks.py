@@ -38,7 +38,8 @@ class FreezeBackbone(Callback):
         self._chosen = [parameter for parameter in below if parameter.requires_grad]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert self._chosen is not None
+        if not self._chosen:  # the model keeps all of it fixed, in its own way
+            return
         frozen = self.epochs == -1 or trainer.current_epoch < self.epochs
         for parameter in self._chosen:
             parameter.requires_grad_(not frozen)

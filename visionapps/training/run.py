@@ -155,17 +155,15 @@ def fit(config: Path, out: Path, overrides: list[str], *, resume: bool = False) 
 
 
 def _trainer_defaults(out: Path) -> dict[str, Any]:
-    checkpoint = ModelCheckpoint(
-        dirpath=out / "checkpoints",
-        filename="best",
-        monitor=_CHOSEN_BY_TASK,
-        mode="max",
-        save_last=True,
-        enable_version_counter=False,
-    )
+    folder = out / "checkpoints"
+    best = ModelCheckpoint(folder, "best", monitor=_CHOSEN_BY_TASK, mode="max", enable_version_counter=False)
+    # Not save_last of the first one: since 2.6 that saves only where the score is the best so far, and a run without
+    # progress would be resumed from there.
+    last = ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     callbacks: list[Callback] = [
-        checkpoint,
-        SaveWhenInterrupted(out / "checkpoints" / LAST),
+        best,
+        last,
+        SaveWhenInterrupted(folder / LAST),
         WaitingForData(),
         LearningRateMonitor(logging_interval="epoch"),
     ]
