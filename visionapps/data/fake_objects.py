@@ -147,7 +147,8 @@ def _picture(rng: np.random.Generator, size: int, tone: np.ndarray, shapes: list
     for shape in shapes:
         inside = image[shape.place.slices]
         inside[shape.mask] = np.array(COLORS[shape.label]) * rng.uniform(0.75, 1.05)
-    return np.clip(image + rng.normal(0, 9, image.shape), 0, 255).astype(np.uint8)
+    grainy: np.ndarray = np.clip(image + rng.normal(0, 9, image.shape), 0, 255).astype(np.uint8)
+    return grainy
 
 
 def _annotation(shape: _Shape, size: int) -> dict[str, Any]:
