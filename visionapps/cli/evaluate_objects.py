@@ -299,7 +299,7 @@ def _coco_table(found: "ObjectEvaluation") -> str:
     lines = [render(headers, rows)]
     if not math.isnan(found.interval.low):
         low, high = found.interval
-        lines.append(f"AP50 of the boxes lies between {low:.3f} and {high:.3f} in 95 of 100 sets of as many such images")
+        lines.append(f"AP50 of the boxes lies between {low:.3f} and {high:.3f} in 95 of 100 sets of as many images")
     for voc in found.voc:
         kind = "11 points" if voc.points == "eleven" else "area"
         lines.append(f"PASCAL VOC mAP at IoU {voc.iou:g}, {kind}: {voc.mean:.3f}")
