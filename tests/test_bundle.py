@@ -10,11 +10,13 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from visionapps import __version__
+from visionapps.detection.base import Detector, Limits
 from visionapps.errors import OutputError, WeightsError
 from visionapps.inference.bundle import Bundle, from_checkpoint, load
-from visionapps.models import build, unet
+from visionapps.models import build, faster_rcnn, unet
+from visionapps.models.detection import Features, Regions
 from visionapps.segmentation.base import Segmentor
-from visionapps.structures import InputSpec, LabelSpace
+from visionapps.structures import InputSpec, LabelSpace, Rescale
 
 LABELS = LabelSpace.named(["roof", "road", "tree"])
 SPEC = InputSpec(("red", "nir"), 1000.0, (0.1, 0.2), (0.3, 0.4))
@@ -193,3 +195,42 @@ def test_foreign_harmful_and_damaged_checkpoints_are_refused(model: Segmentor, t
         path.write_bytes(damaged)
         with pytest.raises(WeightsError, match=r"c.ckpt: cannot be read as a checkpoint"):
             from_checkpoint(path)
+
+
+def detector() -> Detector:
+    small = {"features": Features(strides=(8, 16), channels=8), "regions": Regions(hidden=8, size=3)}
+    torch.manual_seed(0)
+    return faster_rcnn("test_efficientnet", 3, **small).eval()
+
+
+def test_a_detector_comes_back_with_its_scale_its_limits_and_the_numbers_of_its_classes(tmp_path: Path) -> None:
+    model = detector()
+    model.limits = Limits(score=0.01, nms=0.4, most=7)
+    saved = Bundle(model, LABELS, 128, rescale=Rescale(64, 100), category_ids=(5, 1, 90))
+    saved.save(tmp_path / "b")
+    bundle = load(tmp_path / "b")
+    assert bundle.rescale == Rescale(64, 100)
+    assert bundle.category_ids == (5, 1, 90)
+    assert bundle.detector.limits == Limits(score=0.01, nms=0.4, most=7)
+    image = torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8)
+    with torch.inference_mode():
+        found, again = model.detect(image, ((64, 64),))[0], bundle.detector.detect(image, ((64, 64),))[0]
+    assert len(found.scores) == 7
+    assert all(torch.equal(a, b) for a, b in zip(found[:3], again[:3], strict=True))
+
+
+def test_a_bundle_is_asked_for_the_kind_that_it_holds(model: Segmentor) -> None:
+    with pytest.raises(WeightsError, match="holds a detector, which draws boxes and no maps"):
+        _ = Bundle(detector(), LABELS, 128).segmentor
+    with pytest.raises(WeightsError, match="holds a segmentation model, which draws maps and no boxes"):
+        _ = Bundle(model, LABELS, 128).detector
+
+
+def test_numbers_of_classes_and_limits_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    for wrong in ((1, 2), (1, 2, 2)):
+        with pytest.raises(WeightsError, match="must be one number for each of the 3 classes, all different"):
+            Bundle(detector(), LABELS, 128, category_ids=wrong)
+    Bundle(detector(), LABELS, 128).save(tmp_path / "b")
+    edit(tmp_path / "b", lambda head: head["limits"].update(nms=3))
+    with pytest.raises(WeightsError, match=r"does not describe a model that can be built: limits: .* nms 3 in"):
+        load(tmp_path / "b")

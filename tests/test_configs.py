@@ -9,6 +9,8 @@ from PIL import Image
 
 from visionapps.data.crops import collate
 from visionapps.training.data import SegmentationData
+from visionapps.training.detection import DetectionTask
+from visionapps.training.object_data import DetectionData
 from visionapps.training.run import build
 from visionapps.training.segmentation import SegmentationTask
 
@@ -35,9 +37,14 @@ def competition(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_config_builds_without_network(config: Path, tmp_path: Path):
     trainer, task, data, text = build(config, tmp_path / "out", ["--trainer.accelerator", "cpu"])
-    assert isinstance(task, SegmentationTask)
-    assert isinstance(data, SegmentationData)
-    assert task.model.num_classes == len(data.dataset.coding().labels)
+    if isinstance(task, DetectionTask):
+        assert isinstance(data, DetectionData)
+        assert task.model.num_classes == len(data.dataset.classes)
+        assert task.model.needs_proposals == (data.dataset.proposals is not None)
+    else:
+        assert isinstance(task, SegmentationTask)
+        assert isinstance(data, SegmentationData)
+        assert task.model.num_classes == len(data.dataset.coding().labels)
     assert trainer.max_epochs > 0
     assert "class_path: visionapps.models." in text
     assert not (tmp_path / "out").exists()

@@ -88,3 +88,20 @@ def test_wrong_rates_are_refused_with_the_range():
         LayerRates(depth_decay=1.5)
     with pytest.raises(ConfigError, match=r"share of the run in \[0, 1\), not 5"):
         Cosine(warmup=5)
+
+
+def test_the_rate_grows_with_the_images_of_a_step_where_it_is_meant_for_another_number():
+    # Goyal et al. 2017: a rate of 0.1 for 16 images is 0.025 for 4; layers keep their proportions.
+    rates = LayerRates(backbone=0.5, batch_lr=16)
+    optimizer = scale_rates(torch.optim.SGD(parameter_groups(tiny_model(), rates, images=4), lr=0.1))
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == pytest.approx([0.0125, 0.025])
+    with pytest.raises(ConfigError, match="batch_lr 0 must be at least 1, the images per step"):
+        LayerRates(batch_lr=0)
+
+
+def test_parameters_that_are_fixed_are_in_no_group():
+    model = tiny_model()
+    model.backbone.stages[0].requires_grad_(False)
+    grouped = {id(p) for group in parameter_groups(model, LayerRates()) for p in group["params"]}
+    assert grouped == {id(p) for p in model.parameters() if p.requires_grad}
+    assert len(grouped) < len(list(model.parameters()))
