@@ -29,7 +29,7 @@ class CocoArrays(NamedTuple):
 def run_pycocotools(table: ObjectTable, caps: Sequence[int]) -> CocoArrays:
     """The reference. Its loops are Python: 50 CPU seconds for 5,000 images with 100 detections each.
 
-    Class by class, which changes no number and needs an 80th of the memory with 80 classes: it keeps every match of
+    Class by class, which changes no number and needs a tenth of the memory with 80 classes: it keeps every match of
     every image until it is done.
 
     Args:
