@@ -119,6 +119,16 @@ def test_an_interrupted_run_goes_on_with_the_images_that_are_missing(photos, tmp
     assert found.fingerprint == whole.fingerprint
 
 
+def test_large_images_are_searched_by_fewer_threads(photos, monkeypatch):
+    import visionapps.data.proposing as module
+
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 16)
+    needed = 300 * 40 * 60
+    for memory, expected in ((2 * needed * 5, 5), (needed // 2, 1), (10**12, 16), (0, 1)):
+        monkeypatch.setattr(module, "total_memory", lambda memory=memory: memory)
+        assert module._workers(paths(photos), paths(photos)) == expected
+
+
 def test_leftovers_of_another_search_are_not_mixed_in(photos, tmp_path):
     parts = tmp_path / "p.npz.parts"
     write_proposals(parts / "000000.npz", {"a/0.png": np.zeros((0, 4))}, sizes={"a/0.png": (40, 60)}, method="other")

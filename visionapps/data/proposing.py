@@ -5,15 +5,18 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from visionapps.data.images import read_image
+from visionapps.data.images import image_size, read_image
 from visionapps.data.proposals import Proposals, Size, read_proposals, write_proposals
 from visionapps.data.selective_search import SelectiveSearch, selective_search
 from visionapps.errors import DataError, OutputError
+from visionapps.runtime import total_memory
 
+_BYTES = 300  # of memory per pixel while an image is searched, measured
 _CHUNK = 32  # images per file of finished ones: half a minute of work is the most that an interruption costs
 
 
@@ -36,7 +39,8 @@ def propose(
         images: paths by name.
         out: file to write, .npz.
         search: mode and limits.
-        workers: threads; None: as many as there are processors.
+        workers: threads; None: as many as there are processors, fewer where images are so large that the memory would
+            not suffice.
         bands: of the images, three or one.
         overwrite: replace the file.
         progress: called with the number of images finished since the last call.
@@ -54,7 +58,7 @@ def propose(
     waiting = [name for name in sorted(images) if name not in found]
     chunk: dict[str, tuple[np.ndarray, Size]] = {}
     number = itertools.count(len(list(parts.glob("*.npz"))))
-    for name, result in _searched(waiting, images, search, workers or os.cpu_count() or 1, bands):
+    for name, result in _searched(waiting, images, search, workers or _workers(images, waiting), bands):
         if isinstance(result, DataError):
             failures.append(result)
         else:
@@ -72,6 +76,17 @@ def propose(
     _write(out, found, search, overwrite=overwrite)
     shutil.rmtree(parts, ignore_errors=True)
     return read_proposals(out)
+
+
+def _workers(images: Mapping[str, Path], names: Iterable[str]) -> int:
+    """As many as there are processors and half of the memory suffices for."""
+    largest = 1
+    for name in names:
+        with suppress(DataError):  # it is reported when it is searched
+            height, width = image_size(images[name])
+            largest = max(largest, height * width)
+    room = total_memory() // 2 // (_BYTES * largest) if total_memory() else 1
+    return max(1, min(os.cpu_count() or 1, room))
 
 
 def _write(
