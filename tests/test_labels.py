@@ -168,3 +168,8 @@ def test_decoding_gives_the_first_ids_in_the_smallest_type_that_holds_them():
 def test_contradictions_in_the_class_table_are_named(make, message):
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_more_classes_than_8_bits_hold_are_refused():
+    with pytest.raises(ConfigError, match="256 are too many for masks of 8 bits; give at most 255"):
+        MaskCoding.from_classes([ClassDef(str(i)) for i in range(256)])

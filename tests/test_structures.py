@@ -55,10 +55,6 @@ def test_an_input_that_cannot_be_is_refused(arguments, message):
         ({"names": ("a", "b"), "colors": ((0, 0, 0),)}, "2 names and 1 colours"),
         ({"names": ("a", "b", "a"), "colors": ((0, 0, 0),) * 3}, "class names must differ, but a occur more than once"),
         ({"names": ("a", "b"), "colors": ((0, 0, 0),) * 2, "ignore": 1}, "2 classes with ignore label 1"),
-        (
-            {"names": tuple(map(str, range(256))), "colors": ((0, 0, 0),) * 256, "ignore": 256},
-            "labels are 8 bit: at most 255 classes, all below the ignore label",
-        ),
     ],
 )
 def test_a_label_space_that_cannot_be_is_refused(arguments, message):
@@ -94,3 +90,7 @@ def test_values_cannot_be_changed(value):
 def test_a_level_reads_as_stride_and_channels():
     assert Level(8, 40) == (8, 40)
     assert Level(stride=8, channels=40).stride == 8
+
+
+def test_boxes_may_have_more_classes_than_masks():
+    assert len(LabelSpace.named([str(i) for i in range(1203)])) == 1203

@@ -9,6 +9,7 @@ from visionapps.errors import ConfigError
 
 RGB = ("red", "green", "blue")
 IGNORE = 255  # label of pixels that count nowhere: void in a mask, no data in a map; no class ever has it
+MOST_CLASSES = 255  # of label maps, which have 8 bits and one value for "ignore"; boxes may have more classes
 Color = tuple[int, int, int]
 
 
@@ -69,10 +70,10 @@ class LabelSpace:
         if len(set(self.names)) != len(self.names):
             twice = sorted({n for n in self.names if self.names.count(n) > 1})
             raise ConfigError(f"label space: class names must differ, but {', '.join(twice)} occur more than once")
-        if len(self.names) > 255 or self.ignore < len(self.names):
+        if len(self.names) <= MOST_CLASSES and self.ignore < len(self.names):
             raise ConfigError(
-                f"label space: {len(self.names)} classes with ignore label {self.ignore}; labels are 8 bit: "
-                "at most 255 classes, all below the ignore label"
+                f"label space: {len(self.names)} classes with ignore label {self.ignore}; the ignore label must be "
+                "above all classes"
             )
 
     def __len__(self) -> int:

@@ -59,7 +59,8 @@ def read_header(path: Path, bands: Bands = None) -> Header:
         with _open_photo(path) as photo:
             names, dtype = _photo_bands(photo)
             picked = _pick(path, bands, names)
-            orientation = int(photo.getexif().get(0x0112, 1))
+            # Not the getexif of PNG, which decodes the whole picture to look behind it.
+            orientation = int(Image.Image.getexif(photo).get(0x0112, 1))
             return Header(photo.height, photo.width, len(picked), dtype, orientation)
     except _BROKEN as error:
         raise _unreadable(path, error) from error

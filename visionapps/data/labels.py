@@ -9,7 +9,7 @@ import numpy as np
 
 from visionapps.data.lookup import HIGHEST_ID, LOWEST_ID, Strangers, code, color_table, id_table, look_up, pack
 from visionapps.errors import ConfigError, DataError
-from visionapps.structures import Color, LabelSpace, distinct_colors
+from visionapps.structures import MOST_CLASSES, Color, LabelSpace, distinct_colors
 
 # A soft mask: many values that are none, most of them close to (colours) or between (ids) values that are.
 _SOFT_VALUES, _SOFT_DISTANCE = 8, 48
@@ -119,6 +119,8 @@ class MaskCoding:
         """
         if not classes:
             raise ConfigError("classes: the list is empty; name at least one class")
+        if len(classes) > MOST_CLASSES:
+            raise ConfigError(f"classes: {len(classes)} are too many for masks of 8 bits; give at most {MOST_CLASSES}")
         given = tuple(_parse_color(c.color, c.name) if c.color else None for c in classes)
         colors = tuple(own or other for own, other in zip(given, distinct_colors(len(classes)), strict=True))
         return cls(

@@ -12,10 +12,9 @@ from visionapps.segmentation.deconvnet import DeconvNet
 from visionapps.segmentation.fcn import FCN
 from visionapps.segmentation.smp import SmpDecoder, demand
 from visionapps.segmentation.unet import UNet, Upsample
-from visionapps.structures import InputSpec
+from visionapps.structures import MOST_CLASSES, InputSpec
 
 STRIDES = (2, 4, 8, 16, 32)
-MOST_CLASSES = 255  # labels are 8 bit, and one of their 256 values means "ignore"
 
 
 @remember
