@@ -53,7 +53,8 @@ def _report(finished: "Finished", out: Path) -> str:
         return _object_table(write_object_report(finished, out))
     from visionapps.training.report import write_report
 
-    return score_table(*write_report(finished, out))
+    labels, scores = write_report(finished, out)
+    return score_table(labels.names, scores)
 
 
 def _object_table(evaluation: "ObjectEvaluation") -> str:

@@ -75,7 +75,7 @@ class Found:
 def _split(values: Tensor, counts: list[int]) -> list[np.ndarray]:
     """One transfer from the device for all images."""
     whole = values.detach().float() if values.is_floating_point() else values.detach()
-    return [part.numpy() for part in whole.cpu().split(counts)]
+    return [part.numpy() for part in torch.split(whole.cpu(), counts)]
 
 
 def _place(batch: Batch, i: int, size: Size) -> Window:

@@ -121,7 +121,7 @@ def layers_of(evaluation: ObjectEvaluation, place: int) -> Sequence[BoxLayer]:
 
 @torch.inference_mode()
 def _detect(model: Detector, batches: Iterable[Batch], sizes: list[tuple[int, int]], device: torch.device) -> Found:
-    model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last).eval()
     found = Found()
     for batch in batches:
         image = batch.image.to(device, memory_format=torch.channels_last)

@@ -56,7 +56,7 @@ def _prepare(task: Task, data: Any, examination: Any) -> None:
 def _take_step(task: Task, data: Any, examination: Any) -> None:
     batch = data.rehearsal_batch()
     task.train()
-    task.loss_of(batch).backward()
+    task.loss_of(batch).backward()  # type: ignore[no-untyped-call]
 
 
 def _problem(config: Path, message: str) -> Problem:

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from tqdm import tqdm
@@ -42,7 +43,7 @@ def write_report(finished: Finished, out: Path) -> tuple[LabelSpace, Scores]:
     folder = out / "report"
     folder.mkdir(parents=True, exist_ok=True)
     bundle = from_checkpoint(finished.checkpoint)
-    judged, total = _judge(bundle, finished.val)
+    judged, total = _judge(bundle, cast(tuple[Photo, ...], finished.val))
     scores = total.compute()
     summary = scores.to_dict(bundle.labels.names) | {"training_seconds": round(finished.seconds, 1)}
     (folder / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")

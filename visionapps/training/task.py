@@ -98,7 +98,7 @@ class Task(LightningModule):
         self.prepare(data, pretrained=stage == "fit" and self.trainer.ckpt_path is None)
 
     def on_fit_start(self) -> None:
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(memory_format=torch.channels_last)
 
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self.model, self.layer_rates, images=self._images_per_step())
