@@ -134,8 +134,15 @@ def image_numbers(names: Sequence[str], like: Path | None) -> list[int]:
         known = {str(entry["file_name"]): int(entry["id"]) for entry in listed or ()}
     except (TypeError, KeyError, ValueError) as error:
         raise DataError(f"{like}: has images without file_name and whole id ({error!r}); give a COCO file") from error
-    by_end = {name.rsplit("/", 1)[-1]: number for name, number in known.items()}
-    numbers = [known.get(name, by_end.get(name.rsplit("/", 1)[-1])) for name in names]
+    by_end: dict[str, list[int]] = {}
+    for name, number in known.items():
+        by_end.setdefault(name.rsplit("/", 1)[-1], []).append(number)
+    numbers: list[int | None] = []
+    for name in names:
+        alike = by_end.get(name.rsplit("/", 1)[-1], [])
+        if name not in known and len(alike) > 1:
+            raise DataError(f"{like}: lists several images called {name}; predict the folder that holds all of them")
+        numbers.append(known.get(name, alike[0] if alike else None))
     missing = [name for name, number in zip(names, numbers, strict=True) if number is None]
     if missing:
         raise DataError(
