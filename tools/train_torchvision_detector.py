@@ -1,4 +1,4 @@
-"""torchvision's Faster R-CNN, trained as a run of ours is: the yardstick of configs/detection/vehicles_faster_rcnn.yaml.
+"""torchvision's Faster R-CNN, trained as runs of ours are: yardstick of configs/detection/vehicles_faster_rcnn.yaml.
 
 The generic FasterRCNN of torchvision.models.detection on the same backbone with the same packaged weights and frozen
 batch norms, behind torchvision's feature pyramid, with the anchors, widths, samples and limits of the config. Photos,
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from visionapps.boxes import Batch, Detections
 from visionapps.cli.table import render
-from visionapps.detection.base import Detector
+from visionapps.detection.base import Detector, Limits
+from visionapps.detection.rpn import ProposalLimits
 from visionapps.models.detection import Features, Proposing, Regions, body_of
 from visionapps.training.detection import DetectionTask
 from visionapps.training.run import build
@@ -56,17 +57,16 @@ class TorchvisionDetector(Detector):
         from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
         from torchvision.ops import MultiScaleRoIAlign
 
-        features, proposing, regions = (
-            kind(**arguments[name])
-            for name, kind in (("features", Features), ("proposing", Proposing), ("regions", Regions))
-        )
+        features = Features(**arguments["features"])
+        proposing = Proposing(**arguments["proposing"] | {"limits": ProposalLimits(**arguments["proposing"]["limits"])})
+        regions = Regions(**arguments["regions"] | {"limits": Limits(**arguments["regions"]["limits"])})
         body = body_of(arguments["backbone"], weights, None, None, features)
         super().__init__(body, arguments["num_classes"], regions.limits)
         names = [str(i) for i in range(len(body.levels))]
         width, size = features.channels, regions.size
         strides = [level.stride for level in body.levels] + [2 * body.levels[-1].stride]
         sizes = proposing.sizes or tuple((8 * stride,) for stride in strides)
-        before, after = proposing.limits["before"], proposing.limits["after"]
+        before, after = proposing.limits.before, proposing.limits.after
         spec = body.spec
         self.network = FasterRCNN(
             Pyramid(body, [level.channels for level in body.levels], width),
