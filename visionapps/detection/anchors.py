@@ -87,8 +87,8 @@ class Anchors:
     def _corners(self, sizes: Sequence[float]) -> list[tuple[float, float]]:
         """(x1, y1) of each anchor around 0; x0 = -x1 and y0 = -y1."""
         # In float32, and halves rounded to even, exactly as the anchors that published weights belong to.
-        root = torch.tensor(self.ratios, dtype=torch.float32).sqrt()
-        scale = torch.tensor(sizes, dtype=torch.float32)
+        root = torch.tensor(self.ratios, dtype=torch.float32, device="cpu").sqrt()
+        scale = torch.tensor(sizes, dtype=torch.float32, device="cpu")
         half = torch.stack(((1 / root)[:, None] * scale, root[:, None] * scale), -1).flatten(0, 1) / 2
         return [(x, y) for x, y in (half.round() if self.rounded else half).tolist()]
 
