@@ -18,9 +18,9 @@ VERBS = {
     "proposals": "boxes that may hold objects, by selective search, and how many objects they cover",
     "fit": "train a model from one YAML file",
     "export": "turn a checkpoint into a bundle: YAML, safetensors and a card",
-    "predict": "draw index masks, overlays or georeferenced maps of photos, folders and rasters",
+    "predict": "draw maps, or find objects, in photos, folders and georeferenced rasters",
     "seams": "how much a map changes where tiles meet, measured on two lattices",
-    "evaluate": "per-class Dice, IoU and accuracy of a bundle or of predicted masks",
+    "evaluate": "Dice and IoU of maps; COCO and VOC scores of detections, and what is wrong with them",
     "submit": "write a run-length CSV for Kaggle, or verify one",
     "models": "list the models and backbones that can be built",
 }
@@ -31,7 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     width = max(map(len, VERBS))
     parser = argparse.ArgumentParser(
         prog="visionapps",
-        description="Segmentation of aerial imagery: photos and masks in, maps and submissions out.",
+        description="Detection and segmentation: photos and annotations in, maps, boxes and submissions out.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="verbs:\n"
         + "\n".join(f"  {name:<{width}}  {text}" for name, text in VERBS.items())

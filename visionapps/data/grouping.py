@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from visionapps.data.compiled import compiled
+from visionapps.compiled import compiled
 
 COLOR_BINS = 25  # per channel, as in the paper
 TEXTURE_BINS = 10  # per direction and channel, as in the paper

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from visionapps.data.compiled import compiled
+from visionapps.compiled import compiled
 
 # Right, down, down right, down left: with their opposites the 8 neighbours of a pixel.
 _STEPS = ((0, 1), (1, 0), (1, 1), (1, -1))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from visionapps.inference.compiled import compiled
+from visionapps.compiled import compiled
 
 _ROWS = 16  # rows at a time: with four planes of 512 columns they are 128 KB
 _PLANES = 4  # planes at a time: the best class so far stays in registers meanwhile

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from visionapps.inference.compiled import compiled
+from visionapps.compiled import compiled
 
 _LEVELS = 64  # sides of up to 2 ** 63 pixels
 _LEAST = 1e-9  # share by which bounds of a search are widened, so that rounding loses no pair

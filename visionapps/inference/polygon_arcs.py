@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from visionapps.inference.compiled import compiled
+from visionapps.compiled import compiled
 from visionapps.inference.polygon_state import (
     CORNERS,
     LAST,

@@ -6,7 +6,7 @@ crack or none. So the cost follows the number of runs, not of pixels. Names are 
 
 from typing import Any
 
-from visionapps.inference.compiled import compiled
+from visionapps.compiled import compiled
 from visionapps.inference.polygon_arcs import close_loop, complete, mark_vertex, simplify_open, simplify_queue
 from visionapps.inference.polygon_state import (
     CORNERS,

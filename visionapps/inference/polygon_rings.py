@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from visionapps.inference.compiled import compiled
+from visionapps.compiled import compiled
 from visionapps.inference.polygon_state import (
     PENDING,
     POINTS,

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from visionapps.inference.compiled import compiled
+from visionapps.compiled import compiled
 
 NONE = -(2**31)
 VOID = 255  # label of pixels that belong to no region

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from visionapps.inference.compiled import compiled
+from visionapps.compiled import compiled
 from visionapps.inference.sources import Pixels, Source
 from visionapps.structures import GeoRef
 from visionapps.windows import Window

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from visionapps.inference.compiled import compiled
+from visionapps.compiled import compiled
 from visionapps.inference.merge_kernels import _LEVELS, _area, _cells, _common, _enter, _levels, _slot
 
 _FAR = 2.0**40  # times the side of a box: all larger ones

@@ -1,4 +1,4 @@
-"""How loops over pixels are compiled."""
+"""How loops over pixels, regions and boxes are compiled."""
 
 from collections.abc import Callable
 from typing import TypeVar
