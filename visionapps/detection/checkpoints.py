@@ -239,13 +239,13 @@ def _fold_norms(state: State) -> None:
     for key in [key for key in state if re.fullmatch(r"mask_head\.convs\.\d+\.0\.weight", key)]:
         conv = key.removesuffix(".0.weight")
         weight, bias = state.pop(key), state.pop(f"{conv}.0.bias", None)
-        norm = {leaf: state.pop(f"{conv}.1.{leaf}", None) for leaf in ("weight", "bias", "running_mean", "running_var")}
-        state.pop(f"{conv}.1.num_batches_tracked", None)
-        if norm["weight"] is not None:
-            scale = norm["weight"] * (norm["running_var"] + _EPS).rsqrt()  # type: ignore[operator]
-            shift = norm["bias"] - norm["running_mean"] * scale  # type: ignore[operator]
+        scale = state.pop(f"{conv}.1.weight", None)
+        if scale is not None:
+            scale = scale / (state.pop(f"{conv}.1.running_var") + _EPS).sqrt()
+            shift = state.pop(f"{conv}.1.bias") - state.pop(f"{conv}.1.running_mean") * scale
             bias = shift if bias is None else shift + bias * scale
             weight = weight * scale[:, None, None, None]
+        state.pop(f"{conv}.1.num_batches_tracked", None)
         state[f"{conv}.weight"] = weight
         if bias is not None:
             state[f"{conv}.bias"] = bias
@@ -265,7 +265,7 @@ def _drop_background(state: State, count: int) -> None:
                 state[key] = state[key][each:]
         key = f"head.classes.{leaf}"
         if key in state and count:
-            state[key] = state[key].unflatten(0, (-1, count))[:, 1:].flatten(0, 1)
+            state[key] = state[key].reshape(-1, count, *state[key].shape[1:])[:, 1:].flatten(0, 1)
 
 
 def _coco_names() -> tuple[str, ...]:
@@ -303,7 +303,7 @@ def _with_rows(saved: Tensor, fresh: Tensor, rows: _Rows, places: Sequence[int |
     outer, lead, each = rows
     if saved.shape[1:] != fresh.shape[1:] or len(saved) % outer or (len(saved) // outer - lead) % each:
         return None
-    old, new = saved.unflatten(0, (outer, -1)), fresh.clone().unflatten(0, (outer, -1))
+    old, new = (t.reshape(outer, -1, *t.shape[1:]) for t in (saved, fresh.clone()))
     new[:, :lead] = old[:, :lead]
     for row, place in enumerate(places):
         if place is not None and lead + (place + 1) * each <= old.shape[1]:
