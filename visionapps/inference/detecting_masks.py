@@ -21,7 +21,11 @@ def placed(mask: np.ndarray, row: int, col: int, shape: tuple[int, int]) -> Coco
     """
     top, left = max(0, -row), max(0, -col)
     inside = mask[top : max(0, shape[0] - row), left : max(0, shape[1] - col)]
-    row, col = row + top, col + left
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    if not len(rows):
+        return runs_to_coco(np.zeros((0, 2), np.int64), shape, base=0)
+    inside = inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    row, col = row + top + int(rows[0]), col + left + int(columns[0])
     # A row of background below keeps runs from going on in the next column.
     runs = encode(np.pad(inside, ((0, 1), (0, 0))), order="column", base=0)
     columns, rows = np.divmod(runs[:, 0], len(inside) + 1)

@@ -107,9 +107,11 @@ def image_names(inputs: Sequence[Input]) -> list[str]:
     parents = {image.path.parent.resolve() for image in inputs if image.path}
     if len(parents) <= 1 and len({image.filename for image in inputs}) == len(inputs):
         return [image.filename for image in inputs]
-    paths = [image.path.resolve() if image.path else Path(image.name.lstrip("/")) for image in inputs]
-    common = [part[0] for part in zip(*(path.parts[:-1] for path in paths), strict=False) if len(set(part)) == 1]
-    names = ["/".join(path.parts[_shared(path, common) :]) for path in paths]
+    paths = [image.path.resolve() if image.path else Path("/", image.name) for image in inputs]
+    parts = [path.relative_to(path.anchor).parts for path in paths]
+    folders = [len(set(level)) == 1 for level in zip(*(each[:-1] for each in parts), strict=False)]
+    shared = (*folders, False).index(False)
+    names = ["/".join(each[shared:]) for each in parts]
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise ConfigError(f"{twice}: was named twice among the images; name it once")
@@ -270,12 +272,3 @@ def _strips(source: Source) -> Iterator[Window]:
     rows = max(1, source.block[0], 2**21 // width)
     for top in range(0, height, rows):
         yield Window(top, 0, min(rows, height - top), width)
-
-
-def _shared(path: Path, common: Sequence[str]) -> int:
-    count = 0
-    for part, own in zip(common, path.parts, strict=False):
-        if part != own:
-            break
-        count += 1
-    return count
