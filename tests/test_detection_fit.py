@@ -3,8 +3,11 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -287,3 +290,73 @@ def test_check_rehearses_a_good_run_and_finds_what_forbids_a_bad_one(
     bad = changed(trained, tmp_path, ((*MODEL, "num_classes"), 7))
     assert main(["check", "--config", str(bad)]) == 1
     assert "num_classes is 7, but the data has 3 classes" in capsys.readouterr().out
+
+
+def test_masks_are_learnt_and_scored_where_the_annotations_have_them(trained: tuple[Path, Path], tmp_path: Path):
+    model = yaml.safe_load(trained[0].read_text())["model"]["init_args"]["model"]
+    model["class_path"] = "visionapps.models.mask_rcnn"
+    config = changed(trained, tmp_path, (("model", "init_args", "model"), model), (("trainer", "max_epochs"), 1))
+    assert main(["fit", "--config", str(config), "--out", str(tmp_path / "out")]) == 0
+    assert len(logged(tmp_path / "out", "val/mask_ap")) == 1
+    scores = json.loads((tmp_path / "out/report/scores.json").read_text())["coco"]
+    assert scores["mask"]["ap"] == pytest.approx(logged(tmp_path / "out", "val/mask_ap")[0], abs=1e-6)
+
+
+def test_masks_are_asked_for_where_the_annotations_hold_boxes_only(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = changed(
+        trained,
+        tmp_path,
+        (("model", "init_args", "model", "class_path"), "visionapps.models.mask_rcnn"),
+        ((*DATA, "dataset", "masks"), False),
+    )
+    message = refused(capsys, "fit", "--config", config, "--out", tmp_path / "out")
+    assert "the model draws masks, but the annotations hold boxes only" in message
+
+
+def test_proposals_of_a_file_are_what_fast_rcnn_learns_from(
+    trained: tuple[Path, Path], files: ObjectFiles, tmp_path: Path
+):
+    from visionapps.data.proposals import write_proposals
+
+    content = json.loads(files.annotations.read_text())
+    names = {image["id"]: image["file_name"] for image in content["images"]}
+    near: dict[str, list[list[float]]] = {name: [[0, 0, 64, 64], [64, 64, 128, 128]] for name in names.values()}
+    for annotation in content["annotations"]:
+        x, y, w, h = annotation["bbox"]
+        near[names[annotation["image_id"]]].append([max(0, x - 2), y, min(128, x + w + 1), min(128, y + h + 2)])
+    boxes = {name: np.array(each, np.float32) for name, each in near.items()}
+    write_proposals(tmp_path / "near.npz", boxes, sizes=dict.fromkeys(names.values(), (128, 128)))
+    model = yaml.safe_load(trained[0].read_text())["model"]["init_args"]["model"]
+    model["class_path"] = "visionapps.models.fast_rcnn"
+    config = changed(
+        trained,
+        tmp_path,
+        (("model", "init_args", "model"), model),
+        ((*DATA, "dataset", "proposals"), str(tmp_path / "near.npz")),
+        (("trainer", "max_epochs"), 8),
+        (("trainer", "check_val_every_n_epoch"), 8),
+    )
+    assert main(["fit", "--config", str(config), "--out", str(tmp_path / "out")]) == 0
+    losses = logged(tmp_path / "out", "train/loss/roi_class")
+    assert losses[-1] < losses[0] / 2
+    scores = json.loads((tmp_path / "out/report/scores.json").read_text())["coco"]
+    assert scores["box"]["ap"] == pytest.approx(logged(tmp_path / "out", "val/ap")[0], abs=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_score_all_tiles_of_all_photos_together(trained: tuple[Path, Path], tmp_path: Path):
+    view = {"tile": 64, "overlap": 32, "per_epoch": 32}
+    config = changed(trained, tmp_path, ((*DATA, "view"), view))
+    words = ["fit", "--config", str(config), "--out", str(tmp_path / "out")]
+    words += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    done = subprocess.run(
+        [sys.executable, "-m", "visionapps.cli.main", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("best checkpoint") == 1  # one process reports
+    # The report goes over everything in one process; half of the tiles would give another number.
+    scores = json.loads((tmp_path / "out/report/scores.json").read_text())
+    assert scores["coco"]["box"]["ap"] == pytest.approx(max(logged(tmp_path / "out", "val/ap")), abs=1e-6)
+    assert scores["images"] == 4

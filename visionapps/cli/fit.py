@@ -33,6 +33,8 @@ def run(options: argparse.Namespace) -> int:
     from visionapps.training.run import fit
 
     finished = fit(options.config, out, options.settings, resume=options.resume)
+    if not finished.first:
+        return 0
     if not options.no_report:
         table = _report(finished, out)
         print(f"\nBest checkpoint on the {len(finished.val)} validation photos:\n\n{table}")

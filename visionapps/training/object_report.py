@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from visionapps.boxes import Batch
+from visionapps.data.crops import init_worker
+from visionapps.data.object_crops import EvalObjects, collate_objects
 from visionapps.detection.base import Detector
 from visionapps.inference.bundle import from_checkpoint
 from visionapps.inference.network import choose_device
@@ -55,8 +58,8 @@ def write_object_report(finished: Finished, out: Path) -> ObjectEvaluation:
     bundle = from_checkpoint(finished.checkpoint)
     photos = data.val_photos
     device = choose_device("auto")
-    loader = tqdm(data.val_dataloader(), desc="validation photos", unit="batch", leave=False)
-    found = _detect(bundle.detector.to(device), loader, [photo.size for photo in photos], device)
+    bar = tqdm(_batches(data), desc="validation photos", unit="batch", leave=False)
+    found = _detect(bundle.detector.to(device), bar, [photo.size for photo in photos], device)
     merged = found.merged(photos, len(bundle.labels), task.merging)
     keys = list(merged)
     evaluation = evaluate_objects(
@@ -116,6 +119,17 @@ def layers_of(evaluation: ObjectEvaluation, place: int) -> Sequence[BoxLayer]:
         BoxLayer("overlooked", MISSED, truth.boxes[missed], [names[truth.labels[row]] for row in missed]),
         detections("wrong", WRONG, confusion.wrong),
         detections("right", RIGHT, confusion.right),
+    )
+
+
+def _batches(data: DetectionData) -> DataLoader[Batch]:
+    """All of the validation, of which the data module gives each of several processes a share."""
+    return DataLoader(
+        EvalObjects(data.val_photos, view=data.view),
+        batch_size=data.batch_size,
+        num_workers=data.workers,
+        collate_fn=collate_objects,
+        worker_init_fn=init_worker,
     )
 
 

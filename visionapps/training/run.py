@@ -69,6 +69,7 @@ class Finished:
     seconds: float  # of training, validation included
     task: LightningModule
     data: LightningDataModule
+    first: bool = True  # whether this process is the one of several that reports
 
 
 def build(config: Path, out: Path, overrides: list[str]) -> tuple[Trainer, LightningModule, LightningDataModule, str]:
@@ -151,7 +152,8 @@ def fit(config: Path, out: Path, overrides: list[str], *, resume: bool = False) 
         raise KeyboardInterrupt from None
     examination = getattr(data, "examination", None) if isinstance(task, Task) else None
     photos = examination.val if examination else ()
-    return Finished(checkpoints / BEST, photos, time.perf_counter() - began, task, data)
+    seconds = time.perf_counter() - began
+    return Finished(checkpoints / BEST, photos, seconds, task, data, trainer.is_global_zero)
 
 
 def _trainer_defaults(out: Path) -> dict[str, Any]:

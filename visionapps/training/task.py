@@ -1,5 +1,6 @@
 """What all tasks have in common: the model meets its data, an optimizer is made, a checkpoint knows its classes."""
 
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -50,8 +51,7 @@ class Task(LightningModule):
         if scheduler is not None and curve is not None:
             raise ConfigError("model: give a scheduler or a curve, not both: each would set the learning rate")
         self.model = model
-        self.make_optimizer = optimizer
-        self.make_scheduler = scheduler
+        self._makers = _Makers(optimizer, scheduler)
         self.curve = curve
         self.layer_rates = layer_rates
         self.labels: LabelSpace | None = None
@@ -102,16 +102,16 @@ class Task(LightningModule):
 
     def configure_optimizers(self) -> Any:
         groups = parameter_groups(self.model, self.layer_rates, images=self._images_per_step())
-        optimizer = scale_rates(self.make_optimizer(groups))
+        optimizer = scale_rates(self._makers.optimizer(groups))
         if self.curve is not None:
             total = int(self.trainer.estimated_stepping_batches)
             return {
                 "optimizer": optimizer,
                 "lr_scheduler": {"scheduler": self.curve.scheduler(optimizer, total), "interval": "step"},
             }
-        if self.make_scheduler is None:
+        if self._makers.scheduler is None:
             return optimizer
-        scheduler = self.make_scheduler(optimizer)
+        scheduler = self._makers.scheduler(optimizer)
         setting: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
         if isinstance(scheduler, ReduceLROnPlateau):
             setting |= {"monitor": self.SCORE, "frequency": self.trainer.check_val_every_n_epoch or 1}
@@ -130,6 +130,18 @@ class Task(LightningModule):
                 f"the checkpoint was trained on the classes {', '.join(saved.names)}, but the data has "
                 f"{', '.join(self.labels.names)}; use the data that it was trained on, or start a new run"
             )
+
+
+@dataclass(frozen=True)
+class _Makers:
+    """What makes optimizer and scheduler. A copy of a task shares them: they hold on to the parser of the run and what
+    it built, which cannot be copied once several processes talk to each other, and averages of weights copy tasks."""
+
+    optimizer: OptimizerCallable
+    scheduler: LRSchedulerCallable | None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Makers":
+        return self
 
 
 def require_fitting(model: Segmentor | Detector, labels: LabelSpace, *, bands: int, dtype: str) -> None:
