@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from visionapps.errors import ConfigError, WeightsError
-from visionapps.models import WIRINGS, build, deconvnet, fcn8s, fcn16s, fcn32s, smp, unet
+from visionapps.models import SEGMENTORS, build, deconvnet, fcn8s, fcn16s, fcn32s, smp, unet
 from visionapps.segmentation.base import Segmentor
 from visionapps.structures import InputSpec
 from visionapps.testing import check_segmentor
@@ -34,8 +34,8 @@ EXAMPLES = {
 }
 
 
-def test_an_example_of_every_wiring_function_is_tested():
-    assert set(EXAMPLES) == set(WIRINGS)
+def test_an_example_of_every_segmentation_model_is_tested():
+    assert set(EXAMPLES) == set(SEGMENTORS)
 
 
 @pytest.mark.parametrize("backbone", [RESNET, CONVNEXT])
