@@ -15,7 +15,8 @@ from visionapps.errors import ConfigError, DataError
 
 _LEVELS_OF_IOU = (0.5, 0.6, 0.7)  # 0.7 makes an anchor an object in Ren et al. 2015, 0.5 in Lin et al. 2017
 _MOST = 5000  # boxes that a fit looks at; evenly taken of more
-_STEPS = (2 ** (1 / 2), 2 ** (1 / 4), 2 ** (1 / 8))  # by which sizes are tried larger and smaller, one after the other
+_STEPS = tuple(math.log(2) / n for n in (1, 2, 4, 8, 16))  # by which logarithms are tried larger and smaller
+_PASSES = 4  # over all values with one step, while that helps
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def anchor_recall(boxes: np.ndarray, anchors: Anchors) -> AnchorRecall:
 def fitted_anchors(boxes: np.ndarray, strides: Sequence[int], *, per_level: int = 1, shapes: int = 3) -> AnchorFit:
     """Sizes and shapes of anchors under which the boxes of a dataset overlap their best anchor most.
 
-    Sizes begin at quantiles of the boxes' and ratios are quantiles; then every size is tried larger and smaller as long
-    as the mean IoU grows. The usual anchors are kept where nothing is better. Deterministic.
+    From quantiles of the boxes, and from the usual anchors, every size and ratio is tried larger and smaller as long as
+    the mean IoU grows; the best of all is taken. Deterministic.
 
     Args:
         boxes: (N, 4) x0 y0 x1 y1, at the scale of the network's input; at most 5,000 of them, evenly taken, are used.
@@ -101,32 +102,47 @@ def fitted_anchors(boxes: np.ndarray, strides: Sequence[int], *, per_level: int 
     every = boxes[:: max(1, math.ceil(len(boxes) / _MOST))]
     width, height = every[:, 2] - every[:, 0], every[:, 3] - every[:, 1]
     count = len(strides) * per_level
-    places = (np.arange(count) + 0.5) / count
-    sizes = np.exp(np.quantile(np.log(np.sqrt(width * height)), places))
-    ratios = np.exp(np.quantile(np.log(height / width), (np.arange(shapes) + 0.5) / shapes))
+    side = np.log(np.sqrt(width * height))
+    sizes = np.quantile(side, (np.arange(count) + 0.5) / count)
+    flat = np.quantile(np.log(height / width), (np.arange(shapes) + 0.5) / shapes)
+    usual_shapes = np.linspace(-math.log(2), math.log(2), shapes) if shapes > 1 else np.zeros(1)
+    spread = np.linspace(math.log(8 * strides[0]), math.log(8 * strides[-1]), count)
+    starts = ((sizes, flat), (sizes, usual_shapes), (spread, usual_shapes))
+    made = [_improved(every, np.concatenate(start), tuple(strides), shapes) for start in starts]
     usual = Anchors(tuple(strides), tuple((8.0 * stride,) for stride in strides), RATIOS)
-    made = _improved(every, sizes, tuple(float(round(r, 3)) for r in ratios), tuple(strides))
-    before, after = anchor_recall(boxes, usual), anchor_recall(boxes, made)
-    return AnchorFit(usual, before, before) if before.mean > after.mean else AnchorFit(made, after, before)
+    best = max((*made, usual), key=lambda anchors: anchor_recall(boxes, anchors).mean)
+    return AnchorFit(best, anchor_recall(boxes, best), anchor_recall(boxes, usual))
 
 
-def _improved(boxes: np.ndarray, sizes: np.ndarray, ratios: tuple[float, ...], strides: tuple[int, ...]) -> Anchors:
-    """Try every size larger and smaller, in ever smaller steps, and keep what helps."""
+def _improved(boxes: np.ndarray, values: np.ndarray, strides: tuple[int, ...], shapes: int) -> Anchors:
+    """Try every size and ratio larger and smaller, in ever smaller steps, and keep what helps.
 
-    def anchors(values: np.ndarray) -> Anchors:
-        levels = np.sort(values).reshape(len(strides), -1)
-        return Anchors(strides, tuple(tuple(float(round(v, 1)) for v in level) for level in levels), ratios)
+    Args:
+        boxes: (N, 4).
+        values: logarithms of the sizes of all levels, then of the ratios.
+        strides: of the levels.
+        shapes: how many of the values are ratios.
+    """
 
-    best = float(_best_iou(boxes, anchors(sizes)).mean())
+    def anchors(logs: np.ndarray) -> Anchors:
+        levels = np.sort(np.exp(logs[:-shapes])).reshape(len(strides), -1)
+        ratios = sorted(float(round(r, 2)) or 0.01 for r in np.exp(logs[-shapes:]))
+        return Anchors(strides, tuple(tuple(float(round(v, 1)) or 0.1 for v in each) for each in levels), tuple(ratios))
+
+    best = float(_best_iou(boxes, anchors(values)).mean())
     for step in _STEPS:
-        for place in range(len(sizes)):
-            for factor in (step, 1 / step):
-                tried = sizes.copy()
-                tried[place] *= factor
-                mean = float(_best_iou(boxes, anchors(tried)).mean())
-                if mean > best:
-                    sizes, best = tried, mean
-    return anchors(sizes)
+        for _ in range(_PASSES):
+            before = best
+            for place in range(len(values)):
+                for change in (step, -step):
+                    tried = values.copy()
+                    tried[place] += change
+                    mean = float(_best_iou(boxes, anchors(tried)).mean())
+                    if mean > best:
+                        values, best = tried, mean
+            if best == before:
+                break
+    return anchors(values)
 
 
 def _best_iou(boxes: np.ndarray, anchors: Anchors) -> np.ndarray:
