@@ -259,7 +259,7 @@ def test_a_detector_without_proposals_of_its_own_gets_those_of_a_function() -> N
     source = ArraySource(picture((50, 60))[0])
     with pytest.raises(ConfigError, match=r"makes none itself: set ObjectPredictor\.propose"):
         predictor.detect(source)
-    predictor.propose = lambda image: np.array([[0, 0, image.shape[1], image.shape[0]]])
+    predictor.propose = lambda tile: np.array([[0, 0, tile.window.width, tile.window.height]])
     predictor.detect(source)
     assert model.given is not None
     assert model.given[0].tolist() == [[0, 0, 60, 50]]

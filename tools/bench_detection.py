@@ -96,6 +96,20 @@ class Wrapped(Detector):
         return [Detections(each["boxes"], each["labels"] - 1, each["scores"]) for each in found]
 
 
+class StubDetector(Detector):
+    """The stub, as one of our detectors: they take raw pixels."""
+
+    def __init__(self, stub: Stub) -> None:
+        super().__init__(TinyBackbone(), 91)
+        each = stub.found
+        self.found = Detections(each["boxes"], each["labels"] - 1, each["scores"])
+
+    def detect(
+        self, image: Tensor, sizes: tuple[tuple[int, int], ...], proposals: tuple[Tensor, ...] | None = None
+    ) -> list[Detections]:
+        return [Detections(*(part if part is None else part.to(image.device) for part in self.found)) for _ in sizes]
+
+
 class Bench:
     """One raster, one clock."""
 
@@ -202,9 +216,9 @@ def rows_of(bench: Bench, options: argparse.Namespace) -> list[Row]:
     rows = [bench.forward(peer)]
     if find_spec("sahi"):
         rows += [bench.sahi(peer, "SAHI"), bench.sahi(stub, f"SAHI, {stub_name}")]
-    for model, name in ((peer, "ours, torchvision's network, fp32"), (stub, f"ours, {stub_name}")):
-        network = Clocked(model, bench.thread)
-        rows.append(bench.ours(Wrapped(network), name, precision="fp32", network=network))
+    network = Clocked(peer, bench.thread)
+    rows.append(bench.ours(Wrapped(network), "ours, torchvision's network, fp32", precision="fp32", network=network))
+    rows.append(bench.ours(StubDetector(stub), f"ours, {stub_name}", precision="fp32"))
     own = our_own(options.model, peer.state_dict())
     own.limits = type(own.limits)(score=options.score, nms=0.5, most=100)
     rows.append(bench.ours(own, "ours, our parts, fp32", precision="fp32"))

@@ -49,7 +49,7 @@ def prepared(model: nn.Module, classes: int, device: str) -> Any:
     if id(model) not in _PREPARED:
         _PREPARED[id(model)] = TorchVisionDetectionModel(
             model=model,
-            confidence_threshold=0.05,
+            confidence_threshold=0.25,  # below 0.1 SAHI leaves its own default of merging, greedy NMM
             device=device,
             category_mapping={str(i): str(i) for i in range(classes)},
             load_at_init=True,

@@ -109,12 +109,11 @@ def _of_folders(bundle: "Bundle", options: argparse.Namespace) -> "tuple[Scores,
 
 
 def _of_run(bundle: "Bundle", options: argparse.Namespace) -> "tuple[Scores, int]":
-    from visionapps.cli.check import read_dataset
     from visionapps.cli.compute import make_predictor
     from visionapps.data.doctor import examine
     from visionapps.inference.evaluation import evaluate_photos, require_same_classes
 
-    found = examine(read_dataset(options.config), progress=True)
+    found = examine(_dataset(options, bundle), progress=True)
     found.raise_on_errors()
     require_same_classes(bundle.labels, found.coding.labels, str(options.bundle))
     photos = {"val": found.val, "train": found.train, "all": (*found.train, *found.val)}[options.split]
@@ -141,9 +140,12 @@ def _of_masks(options: argparse.Namespace) -> "tuple[Sequence[str], Scores, int]
 def _dataset(options: argparse.Namespace, bundle: "Bundle | None" = None) -> "Dataset":
     """Folders and class table: of the config, of the --classes file, or the bundle's own (value = label)."""
     from visionapps.cli.check import build_dataset, read_dataset, read_yaml
+    from visionapps.data.dataset import Dataset
 
     if options.config is not None:
-        return read_dataset(options.config)
+        dataset = read_dataset(options.config)
+        assert isinstance(dataset, Dataset), "a dataset of objects is evaluated as objects"
+        return dataset
     settings: dict[str, Any] = {"void_ids": [255]}
     if options.classes is not None:
         table = read_yaml(options.classes)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from visionapps.data.annotations import AnnotationSet
     from visionapps.data.object_dataset import ObjectDataset, ObjectPhoto
     from visionapps.inference.bundle import Bundle
+    from visionapps.inference.detecting import ObjectPredictor
     from visionapps.inference.object_evaluation import ObjectEvaluation
     from visionapps.inference.sources import Source
     from visionapps.objects import Objects
@@ -59,7 +60,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--score", type=float, metavar="S", help="least score in confusion matrix and pictures (best F1 of each class)"
     )
     group.add_argument("--report", type=Path, metavar="DIR", help="write curves, confusion matrix and pictures there")
-    group.add_argument("--worst", type=int, default=12, metavar="N", help="images that the report shows (12)")
+    group.add_argument(
+        "--worst", type=int, default=12, metavar="N", help="worst images in the report, and best ones (12)"
+    )
 
 
 def wanted(options: argparse.Namespace) -> bool:
@@ -149,7 +152,7 @@ def _of_bundle(options: argparse.Namespace) -> _Judged:
         truth = _annotated(_dataset(options, bundle, masks=bundle.detector.gives_masks))
     require_same_classes(bundle.labels, truth.labels, str(options.bundle))
     sources = _of_photos(photos) if photos else _of_folder(truth, bundle, options)
-    found, seconds = _detect(bundle, sources, len(truth.images), options)
+    found, seconds = _detect(_predictor(bundle, photos, options), sources, len(truth.images))
     pixels: list[Callable[[], np.ndarray]] = (
         [partial(_stored_pixels, photo) for photo in photos]
         if photos
@@ -230,15 +233,9 @@ def _of_folder(truth: "AnnotationSet", bundle: "Bundle", options: argparse.Names
         yield open_source(path, bundle.spec, bands=bands, scale=options.scale, nodata=options.nodata)
 
 
-def _detect(
-    bundle: "Bundle", sources: "Iterable[Source]", count: int, options: argparse.Namespace
-) -> "tuple[list[Objects], float]":
-    """What a bundle finds, tiles merged, and the seconds that it took."""
-    import time
-
-    from tqdm import tqdm
-
-    from visionapps.inference.detecting import ObjectPredictor
+def _predictor(bundle: "Bundle", photos: "Sequence[ObjectPhoto]", options: argparse.Namespace) -> "ObjectPredictor":
+    """Looks at photos as their dataset says: with its own proposals where it has some."""
+    from visionapps.inference.detecting import ObjectPredictor, known, search
 
     predictor = ObjectPredictor(
         bundle.detector,
@@ -249,10 +246,17 @@ def _detect(
         batch=options.batch,
         precision=options.precision,
     )
-    if bundle.detector.needs_proposals:
-        from visionapps.data.selective_search import selective_search
+    stored = {photo.name: photo.proposals for photo in photos if photo.proposals is not None}
+    predictor.propose = known(stored) if stored else search
+    return predictor
 
-        predictor.propose = selective_search
+
+def _detect(predictor: "ObjectPredictor", sources: "Iterable[Source]", count: int) -> "tuple[list[Objects], float]":
+    """What a detector finds, tiles merged, and the seconds that it took."""
+    import time
+
+    from tqdm import tqdm
+
     start = time.perf_counter()
     found = list(tqdm(predictor.detect_all(sources), total=count, disable=None, unit="image"))
     return found, time.perf_counter() - start
@@ -350,40 +354,11 @@ def _error_table(found: "ObjectEvaluation") -> str:
 def _write_report(
     judged: _Judged, found: "ObjectEvaluation", summary: dict[str, Any], options: argparse.Namespace
 ) -> None:
-    from visionapps.inference.object_evaluation import rank_images
-    from visionapps.training.object_pictures import draw_boxes, draw_object_confusion, draw_precision_recall
+    from visionapps.training.object_report import draw_evaluation
 
+    pixels = judged.pixels
     with whole_output(options.report, options.overwrite) as folder:
         folder.mkdir()
         (folder / "scores.json").write_text(json.dumps(summary, indent=1) + "\n")
-        draw_precision_recall(found.curves, found.names, folder / "precision_recall.png")
-        draw_object_confusion(found.confusion.matrix, found.names, folder / "confusion.png")
-        if judged.pixels is None:
-            return
-        for rank, (image, f1, errors) in enumerate(rank_images(found)[: options.worst], 1):
-            title = f"{judged.images[image]}: F1 {f1:.3f}, {errors} errors"
-            layers = _layers(found, image)
-            draw_boxes(judged.pixels[image](), layers, folder / f"worst_{rank:02d}.jpg", title)
-
-
-def _layers(found: "ObjectEvaluation", image: int) -> list[Any]:
-    """The boxes of an image by what became of them."""
-    from visionapps.training.object_pictures import IGNORED, MISSED, RIGHT, WRONG, BoxLayer
-
-    truth, detected = found.table.truth, found.table.found
-
-    def texts(rows: Any, labels: Any, scores: Any) -> list[str]:
-        marks = [f" {score:.2f}" if score is not None else "" for score in scores]
-        return [found.names[label] + mark for label, mark in zip(labels[rows].tolist(), marks, strict=True)]
-
-    layers = []
-    here = truth.image == image
-    for title, color, chosen in (("ignored", IGNORED, truth.ignored), ("missed", MISSED, found.confusion.missed)):
-        rows = (here & chosen).nonzero()[0]
-        layers.append(BoxLayer(title, color, truth.boxes[rows], texts(rows, truth.labels, [None] * len(rows))))
-    here = detected.image == image
-    for title, color, chosen in (("right", RIGHT, found.confusion.right), ("wrong", WRONG, found.confusion.wrong)):
-        rows = (here & chosen).nonzero()[0]
-        scores = detected.scores[rows].tolist()
-        layers.append(BoxLayer(title, color, detected.boxes[rows], texts(rows, detected.labels, scores)))
-    return layers
+        image_of = None if pixels is None else lambda image: (judged.images[image], pixels[image]())
+        draw_evaluation(found, image_of, folder, shown=options.worst)

@@ -235,7 +235,7 @@ def _read_scores(path: Path) -> dict[str, float]:
 
 
 def _predictor(options: argparse.Namespace, bundle: "Bundle", least: "np.ndarray") -> "ObjectPredictor":
-    from visionapps.inference.detecting import ObjectPredictor
+    from visionapps.inference.detecting import ObjectPredictor, search
     from visionapps.inference.merging import Merging
 
     model = bundle.detector
@@ -256,10 +256,7 @@ def _predictor(options: argparse.Namespace, bundle: "Bundle", least: "np.ndarray
     if options.threads < 1:
         raise ConfigError(f"threads {options.threads}: at least 1 must decode pixels")
     predictor.threads = options.threads
-    if model.needs_proposals:
-        from visionapps.data.selective_search import selective_search
-
-        predictor.propose = selective_search
+    predictor.propose = search
     return predictor
 
 

@@ -6,7 +6,7 @@ Shapes: B tiles, N objects, h w tile, H W image.
 """
 
 import logging
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -14,12 +14,13 @@ import numpy as np
 import torch
 
 from visionapps.boxes import Detections
+from visionapps.data.examples import cut_boxes
 from visionapps.data.images import resize_labels
 from visionapps.detection.base import Detector
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.convolution import one_kernel
 from visionapps.inference.detecting_masks import placed
-from visionapps.inference.detecting_reader import Ending, Load, Looking, Place, Reader
+from visionapps.inference.detecting_reader import Ending, Glimpse, Load, Looking, Place, Propose, Reader
 from visionapps.inference.engine import COMPUTE, MERGE, READ, WAIT_READ, Tally
 from visionapps.inference.merging import Merging, merge_tiles
 from visionapps.inference.network import Precision, choose_device, choose_precision, is_out_of_memory
@@ -63,7 +64,7 @@ class ObjectPredictor:
 
     Attributes:
         threads: that decode pixels, at least 1.
-        propose: finds proposals in a tile, (h, w, C) raw values to (P, 4), for detectors that do not make their own.
+        propose: the proposals of a tile, for detectors that do not make their own: ``search`` or ``known``.
         progress: told how many tiles more are done, after each batch.
         tally: what was done so far.
     """
@@ -105,7 +106,7 @@ class ObjectPredictor:
         self._merging = merging or Merging()
         self._most: int | None = None  # tiles that fit into memory at once, known since more did not
         self.threads = 2
-        self.propose: Callable[[np.ndarray], np.ndarray] | None = None
+        self.propose: Propose | None = None
         self.progress: Callable[[int], None] | None = None
         self.tally = Tally()
 
@@ -144,8 +145,8 @@ class ObjectPredictor:
         """
         if self._model.needs_proposals and self.propose is None:
             raise ConfigError(
-                "this detector classifies proposals and makes none itself: set ObjectPredictor.propose to a function "
-                "that finds them, such as visionapps.data.selective_search.selective_search"
+                "this detector classifies proposals and makes none itself: set ObjectPredictor.propose to what finds "
+                "them, visionapps.inference.detecting.search, or to known() with those of a file"
             )
         reader = Reader(
             self._looking, self._model.spec, self._model.levels[-1].stride, self._device, self.threads, self._proposals
@@ -166,7 +167,7 @@ class ObjectPredictor:
             loads.close()
 
     @property
-    def _proposals(self) -> Callable[[np.ndarray], np.ndarray] | None:
+    def _proposals(self) -> Propose | None:
         return self.propose if self._model.needs_proposals else None
 
     def _compute(self, load: Load, scenes: dict[int, _Scene]) -> None:
@@ -221,7 +222,7 @@ class ObjectPredictor:
     def _finished(self, scene: _Scene) -> Found:
         """Merge the tiles of an image and bring its objects to the image's own size."""
         assert scene.ending is not None
-        _, source, shape, _, skipped, error = scene.ending
+        _, source, shape, factor, _, skipped, error = scene.ending
         self.tally.tiles += skipped
         self.tally.skipped += skipped
         if error is not None:
@@ -232,7 +233,7 @@ class ObjectPredictor:
                 found = merge_tiles(scene.parts, shape, self._model.num_classes, self._merging)
             except DataError as wrong:
                 return Found(source, DataError(f"{source.name}: {wrong}"))
-            return Found(source, found if shape == source.shape else resized(found, shape, source.shape))
+            return Found(source, found if factor == 1.0 else resized(found, shape, source.shape, (factor, factor)))
 
 
 def _on_cpu(found: list[Detections]) -> list[Detections]:
@@ -272,10 +273,48 @@ def _seen(boxes: np.ndarray, valid: np.ndarray) -> np.ndarray:
     return np.asarray(data >= _SEEN * ((x1 - x0) * (y1 - y0)))
 
 
-def resized(found: Objects, shape: tuple[int, int], wanted: tuple[int, int]) -> Objects:
-    """Objects of an image of one size (H, W) in the same image of another size."""
-    down, right = wanted[0] / shape[0], wanted[1] / shape[1]
-    boxes = found.boxes * [right, down, right, down]
+def search(glimpse: Glimpse) -> np.ndarray:
+    """(P, 4) proposals of a tile by selective search."""
+    from visionapps.data.selective_search import selective_search
+
+    return selective_search(glimpse.pixels)
+
+
+def known(proposals: Mapping[str, np.ndarray]) -> Propose:
+    """Proposals that were made before, for whole images; each tile gets what it shows of them.
+
+    Args:
+        proposals: (P, 4) boxes by the names of images, in pixels of these.
+
+    Returns:
+        What ``ObjectPredictor.propose`` takes; it raises DataError for an image without proposals.
+    """
+
+    def propose(glimpse: Glimpse) -> np.ndarray:
+        if glimpse.name not in proposals:
+            raise DataError(f"{glimpse.name}: has no proposals; make them with `visionapps proposals`")
+        window = glimpse.window
+        corner = np.array([window.col, window.row] * 2, np.float64)
+        inside = cut_boxes(proposals[glimpse.name] * glimpse.factor - corner, (window.height, window.width))
+        return inside.boxes[inside.left > 0]
+
+    return propose
+
+
+def resized(
+    found: Objects, shape: tuple[int, int], wanted: tuple[int, int], factor: tuple[float, float] | None = None
+) -> Objects:
+    """Objects of an image of one size (H, W) in the same image of another size.
+
+    Args:
+        found: in pixels of the first.
+        shape: of the first.
+        wanted: of the other.
+        factor: pixels of the first per pixel of the other, down and right; None: the ratio of the sizes.
+    """
+    down, right = factor or (shape[0] / wanted[0], shape[1] / wanted[1])
+    limits = np.array([wanted[1], wanted[0]] * 2, np.float64)
+    boxes = np.minimum(found.boxes / [right, down, right, down], limits)
     if found.masks is None:
         return Objects(boxes, found.labels, found.scores)
     pictures = [resize_labels(decode(coco_to_runs(m), shape, order="column"), wanted) for m in found.masks]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.network import neutral_values, upload
-from visionapps.inference.photos import at_training_size
+from visionapps.inference.photos import at_scale
 from visionapps.inference.plan import Axis, Plan, fitted
 from visionapps.inference.rows import TileRow, tile_rows
 from visionapps.inference.sources import Source
@@ -53,11 +53,12 @@ class Looking:
         if self.batch is not None and self.batch < 1:
             raise ConfigError(f"batch {self.batch}: must be at least 1 tile")
 
-    def shown(self, source: Source) -> "tuple[Source, Looking]":
-        """The image at the size at which the network sees it, and how that is looked at."""
+    def shown(self, source: Source) -> "tuple[Source, float, Looking]":
+        """The image as the network sees it, its pixels per pixel of the image's own, and how that is looked at."""
         if self.rescale is None or source.georef is not None or source.control is not None:
-            return source, self
-        return at_training_size(source, self.rescale.size(*source.shape)), Looking(batch=self.batch)
+            return source, 1.0, self
+        factor = self.rescale.factor(*source.shape)
+        return at_scale(source, factor), factor, Looking(batch=self.batch)
 
     def plan(self, shape: tuple[int, int], multiple: int) -> Plan:
         """Tiles of an image; none of them reaches beyond it.
@@ -92,6 +93,18 @@ class Place(NamedTuple):
     valid: np.ndarray | None  # (h, w) bool; None: every pixel
 
 
+class Glimpse(NamedTuple):
+    """A tile for which proposals are wanted."""
+
+    pixels: np.ndarray  # (h, w, C) raw values
+    name: str  # of its image
+    window: Window  # in pixels of the image as the network sees it
+    factor: float  # pixels of that per pixel of the image
+
+
+Propose = Callable[[Glimpse], np.ndarray]  # (P, 4) boxes in pixels of the glimpse
+
+
 class Load(NamedTuple):
     """A batch on the device."""
 
@@ -107,6 +120,7 @@ class Ending(NamedTuple):
     key: int
     source: Source
     shape: tuple[int, int]  # (H, W) as the network sees it
+    factor: float  # pixels of that per pixel of the image
     tiles: int  # that were put into batches
     skipped: int  # that have no valid pixel
     error: DataError | None  # why it cannot be read
@@ -114,6 +128,8 @@ class Ending(NamedTuple):
 
 class _Tile(NamedTuple):
     values: np.ndarray  # (C, h, w), of the reader's own memory
+    name: str  # of its image
+    factor: float  # pixels of the place per pixel of the image
     padded: tuple[int, int]
     place: Place
 
@@ -128,7 +144,7 @@ class Reader:
         multiple: its coarsest stride.
         device: where batches go.
         threads: that decode pixels.
-        propose: finds proposals in a tile: (h, w, C) to (P, 4), for detectors that make none; None: there are none.
+        propose: the proposals of a tile, for detectors that make none; None: there are none.
     """
 
     looking: Looking
@@ -136,7 +152,7 @@ class Reader:
     multiple: int
     device: torch.device
     threads: int = 2
-    propose: Callable[[np.ndarray], np.ndarray] | None = None
+    propose: Propose | None = None
 
     def loads(self, sources: Iterable[Source]) -> Generator[Load | Ending, None, None]:
         """Batches across images, and after the last tile of each image was taken in, its end.
@@ -145,12 +161,12 @@ class Reader:
         """
         waiting: list[_Tile] = []
         for key, source in enumerate(sources):
-            taken, skipped, error, shape = 0, 0, None, source.shape
+            taken, skipped, error, shape, factor = 0, 0, None, source.shape, 1.0
             try:
                 _check_bands(source, self.spec)
-                shown, looking = self.looking.shown(source)
+                shown, factor, looking = self.looking.shown(source)
                 shape = shown.shape
-                for tile in self._tiles(key, shown, looking.plan(shape, self.multiple)):
+                for tile in self._tiles(key, shown, factor, looking.plan(shape, self.multiple)):
                     if tile is None:
                         skipped += 1
                         continue
@@ -161,11 +177,11 @@ class Reader:
                     taken += 1
             except DataError as caught:
                 error = caught
-            yield Ending(key, source, shape, taken, skipped, error)
+            yield Ending(key, source, shape, factor, taken, skipped, error)
         if waiting:
             yield self._load(waiting)
 
-    def _tiles(self, key: int, source: Source, plan: Plan) -> Iterator[_Tile | None]:
+    def _tiles(self, key: int, source: Source, factor: float, plan: Plan) -> Iterator[_Tile | None]:
         padded = (plan.rows.tile, plan.cols.tile)
         fill = neutral_values(self.spec, source.dtype)
         for row in tile_rows(source, plan, fill=fill, threads=self.threads):
@@ -173,7 +189,8 @@ class Reader:
             for index in range(len(plan.cols.starts)):
                 left, right = plan.cols.extent(index)
                 place = Place(key, Window(top, left, bottom - top, right - left), source.shape, None)
-                yield _cut(row, place, padded)
+                cut = _cut(row, place)
+                yield None if cut is None else _Tile(cut[0], source.name, factor, padded, cut[1])
             row.release()
 
     def _full(self, waiting: list[_Tile], tile: _Tile) -> bool:
@@ -189,21 +206,26 @@ class Reader:
             image[:, : tile.values.shape[1], : tile.values.shape[2]] = tile.values
         proposals = None
         if self.propose is not None:
-            found = (self.propose(np.ascontiguousarray(np.moveaxis(tile.values, 0, -1))) for tile in tiles)
+            found = (self.propose(_glimpse(tile)) for tile in tiles)
             proposals = tuple(torch.from_numpy(boxes.astype(np.float32)).to(self.device) for boxes in found)
         sizes = tuple((tile.place.window.height, tile.place.window.width) for tile in tiles)
         return Load(upload(images, self.device), sizes, tuple(tile.place for tile in tiles), proposals)
 
 
-def _cut(row: TileRow, place: Place, padded: tuple[int, int]) -> _Tile | None:
-    """The tile of a row; None without a valid pixel."""
+def _glimpse(tile: _Tile) -> Glimpse:
+    pixels = np.ascontiguousarray(np.moveaxis(tile.values, 0, -1))
+    return Glimpse(pixels, tile.name, tile.place.window, tile.factor)
+
+
+def _cut(row: TileRow, place: Place) -> tuple[np.ndarray, Place] | None:
+    """(C, h, w) a tile of a row, and its place with its valid pixels; None without any."""
     window = place.window
     columns = slice(window.col, window.col_end)
     valid = row.valid[: window.height, columns]
     if not valid.any():
         return None
     values = row.values[:, : window.height, columns].copy()  # the row's memory is used again
-    return _Tile(values, padded, place if valid.all() else place._replace(valid=valid.copy()))
+    return values, place if valid.all() else place._replace(valid=valid.copy())
 
 
 def _check_bands(source: Source, spec: InputSpec) -> None:

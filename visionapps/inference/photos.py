@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from visionapps.data.examples import resample
 from visionapps.data.images import resize_image, resize_labels
 from visionapps.inference.products import Band
 from visionapps.inference.sources import ArraySource, Source
@@ -35,6 +36,21 @@ def at_training_size(source: Source, size: tuple[int, int] | None) -> Source:
     pixels = source.read(Window(0, 0, *source.shape))
     image = resize_image(np.moveaxis(pixels.values, 0, -1), size)
     valid = resize_labels(pixels.valid, size)
+    return ArraySource(np.moveaxis(image, -1, 0), valid=valid, bands=source.bands, name=source.name)
+
+
+def at_scale(source: Source, factor: float) -> Source:
+    """The photo by exactly this factor larger or smaller, as detectors see it in training; valid as its nearest pixels.
+
+    Args:
+        source: a photo.
+        factor: new pixels per old pixel, > 0.
+    """
+    if factor == 1.0:
+        return source
+    pixels = source.read(Window(0, 0, *source.shape))
+    image = resample(np.ascontiguousarray(np.moveaxis(pixels.values, 0, -1)), factor)
+    valid = resize_labels(pixels.valid, (image.shape[0], image.shape[1]))
     return ArraySource(np.moveaxis(image, -1, 0), valid=valid, bands=source.bands, name=source.name)
 
 

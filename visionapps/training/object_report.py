@@ -77,21 +77,26 @@ def write_object_report(finished: Finished, out: Path) -> ObjectEvaluation:
     return evaluation
 
 
-def draw_evaluation(evaluation: ObjectEvaluation, image_of: PhotoImage, folder: Path) -> None:
+def draw_evaluation(
+    evaluation: ObjectEvaluation, image_of: PhotoImage | None, folder: Path, *, shown: int = _SHOWN
+) -> None:
     """Draw precision over recall, the confusion matrix, and the worst and best images with what was found in them.
 
     Args:
         evaluation: of all images.
-        image_of: name and pixels of the image with a number.
+        image_of: name and pixels of the image with a number; None: there are no images to draw on.
         folder: exists; gets ``precision_recall.png``, ``confusion.png``, ``worst_1.jpg``, ``best_1.jpg`` and so on, and
             loses those of an earlier report.
+        shown: images at either end.
     """
     draw_precision_recall(evaluation.curves, evaluation.names, folder / "precision_recall.png")
     draw_object_confusion(evaluation.confusion.matrix, evaluation.names, folder / "confusion.png")
     for picture in (*folder.glob("worst_*.jpg"), *folder.glob("best_*.jpg")):
         picture.unlink()
+    if image_of is None:
+        return
     ranked = rank_images(evaluation)
-    half = min(_SHOWN, -(-len(ranked) // 2))
+    half = min(shown, -(-len(ranked) // 2))
     objects = np.bincount(evaluation.table.truth.image, minlength=evaluation.table.images)
     rest = ranked[half:]
     # An empty image in which nothing was found is perfect, and shows nothing.
