@@ -1,0 +1,1 @@
+"""Whole images to classes: the model, dense and multi-crop evaluation, linear probes."""
