@@ -163,7 +163,7 @@ def test_the_page_names_the_layers_and_doors_that_the_house_stands_on(rules):
     assert list(rules.level)[-1] == "errors"
     assert rules.level["segmentation"] == rules.level["data"] < rules.level["losses"]
     assert rules.doors["lightning"] == {"training", "cli"}
-    assert rules.doors["timm"] == {"backbones"}
+    assert rules.doors["timm"] == {"backbones", "networks"}
 
 
 PAGE = """

@@ -3,6 +3,7 @@
 Shapes: B images, C bands, H x W pixels, D channels and h x w pixels of the last map, K classes.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -92,7 +93,7 @@ class ConnectedHead(nn.Module):
         self.shape = shape
         sizes = [shape[0] * shape[1] * shape[2], *widths]
         layers: list[nn.Module] = []
-        for before, after in zip(sizes, sizes[1:], strict=False):
+        for before, after in itertools.pairwise(sizes):
             layers += [nn.Dropout(dropout)] * (dropout > 0) + [nn.Linear(before, after), activation()]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
 
