@@ -4,20 +4,16 @@ visionapps models                      the models, for `model:` in a run's YAML 
 visionapps models --backbones 'resnet*'  names of backbones, one per line
 visionapps models unet                 what a model takes
 visionapps models faster_rcnn          the same of a detector
-visionapps models resnet34             levels, size and weights of a backbone
+visionapps models resnet34             layers, levels, size and weights of a network or backbone
 """
 
 import argparse
-import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from visionapps.cli.table import render
 from visionapps.errors import ConfigError
-
-if TYPE_CHECKING:
-    from visionapps.structures import InputSpec
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +28,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="list backbones; with * and ? as wildcards, else every name that contains PATTERN",
     )
+    one = parser.add_argument_group("with a name")
+    one.add_argument("--all", action="store_true", help="every layer, where the table would be grouped by step")
+    one.add_argument("--size", type=int, metavar="PX", help="side of the image (default: what it was published for)")
+    one.add_argument("--bands", type=int, default=3, metavar="N", help="of the image (default: 3)")
+    one.add_argument("--json", action="store_true", help="the same as JSON, with every layer")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -39,14 +40,13 @@ def run(options: argparse.Namespace) -> int:
     if options.backbones is not None:
         print(_backbone_names(options.backbones))
         return 0
-    from visionapps.models import DETECTORS, SEGMENTORS, WIRINGS
+    from visionapps.cli import models_one
+    from visionapps.models import DETECTORS, SEGMENTORS
 
     if options.name is None:
         print(_overview({"segmentation": SEGMENTORS, "detection": DETECTORS}))
-    elif options.name in WIRINGS:
-        print(_describe_model(WIRINGS[options.name]))
     else:
-        print(_describe_backbone(options.name))
+        print(models_one.describe(options))
     return 0
 
 
@@ -79,52 +79,3 @@ def _overview(kinds: Mapping[str, Mapping[str, Callable[..., Any]]]) -> str:
 
 def _first_line(function: Callable[..., Any]) -> str:
     return (inspect.getdoc(function) or "").partition("\n")[0]
-
-
-def _describe_model(function: Callable[..., Any]) -> str:
-    parameters = inspect.signature(function).parameters.values()
-    rows: list[tuple[str, str]] = []
-    groups: dict[str, type] = {}
-    for p in parameters:
-        kind = type(p.default)
-        if dataclasses.is_dataclass(kind):  # settings that belong together: shown below, one by one
-            groups[p.name] = kind
-            rows += [(f"{p.name}.{f.name}", repr(getattr(p.default, f.name))) for f in dataclasses.fields(kind)]
-        else:
-            rows.append((p.name, "required" if p.default is p.empty else repr(p.default)))
-    parts = [f"visionapps.models.{function.__name__}", render(("argument", "default"), rows)]
-    parts += [inspect.getdoc(function) or "", *(f"{name}: {inspect.getdoc(kind)}" for name, kind in groups.items())]
-    return "\n\n".join(parts)
-
-
-def _describe_backbone(name: str) -> str:
-    import torch
-
-    from visionapps.backbones import PACKAGES, pyramid
-    from visionapps.backbones.hub import cached_file, pretrained_card, published_tags
-    from visionapps.backbones.weights import default_spec
-    from visionapps.models import WIRINGS
-
-    try:
-        with torch.device("meta"):  # shapes without memory
-            backbone = pyramid(name)
-    except ConfigError as error:
-        raise ConfigError(f"{error}; the models are {', '.join(WIRINGS)}") from error
-    architecture = name.partition(".")[0]
-    weights = []
-    if architecture in PACKAGES:
-        packaged = PACKAGES[architecture]
-        state = "installed" if packaged.locate() else packaged.install
-        weights.append(("package", *_normalisation(packaged.spec), state))
-    for tag in published_tags(architecture):
-        setting = f"hub:{tag}"
-        state = "in the local cache" if cached_file(pretrained_card(architecture, tag)) else "to be downloaded"
-        weights.append((setting, *_normalisation(default_spec(architecture, setting)), state))
-    millions = sum(p.numel() for p in backbone.parameters()) / 1e6
-    levels = render(("stride", "channels"), backbone.levels)
-    table = render(("weights", "mean", "std", "where"), weights) if weights else "No pretrained weights are published."
-    return f"{name}: {millions:.2f} million parameters\n\n{levels}\n\n{table}"
-
-
-def _normalisation(spec: "InputSpec") -> tuple[str, str]:
-    return " ".join(f"{m:g}" for m in spec.mean), " ".join(f"{s:g}" for s in spec.std)
