@@ -126,6 +126,27 @@ class Rescale:
         return max(1, round(height * factor)), max(1, round(width * factor))
 
 
+@dataclass(frozen=True)
+class Frame:
+    """How a photo becomes the square that a classifier sees when it is judged; stored with the model.
+
+    The shorter side becomes ``side / share`` pixels, and the middle ``side`` x ``side`` of that is cut out.
+    """
+
+    side: int = 224
+    share: float = 0.875  # of the shorter side that is seen: 224 of 256 in Krizhevsky et al. 2012; 1: all of it
+
+    def __post_init__(self) -> None:
+        if self.side < 1 or not 0 < self.share <= 1:
+            raise ConfigError(f"frame: side {self.side} must be at least 1 pixel and share {self.share} in (0, 1]")
+
+    def size(self, height: int, width: int) -> tuple[int, int]:
+        """(h, w) of the scaled photo, from which the middle is cut; neither is below ``side``."""
+        short = max(self.side, round(self.side / self.share))
+        factor = short / min(height, width)
+        return max(self.side, round(height * factor)), max(self.side, round(width * factor))
+
+
 def distinct_colors(count: int) -> tuple[Color, ...]:
     """RGB colours that stay apart for any count: hues by the golden ratio, two brightnesses in turn."""
     golden = 0.618033988749895

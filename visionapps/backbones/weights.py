@@ -7,6 +7,7 @@ import pickle
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -23,7 +24,7 @@ from visionapps.structures import InputSpec
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 SPEC_KEY = "input_spec"  # of a safetensors header: the InputSpec as JSON
 
-_WRAPPERS = ("module", "model", "encoder", "backbone", "body", "net")  # what trainers and heads put before a name
+_WRAPPERS = ("module", "model", "encoder", "backbone", "body", "net", "network")  # what trainers and heads put before a name
 _NESTS = ("state_dict", "model", "model_state_dict")  # where training checkpoints keep the tensors
 
 logger = logging.getLogger(__name__)
@@ -141,7 +142,19 @@ def read_tensors(path: Path) -> State:
     return tensors
 
 
+class Match(NamedTuple):
+    """Weights that fit, and the reading of the file in which they do."""
+
+    fitted: State  # under the names that were wanted
+    found: State  # all tensors of the file, by flat names of the network: see ``flat_name``
+
+
 def fit_state(state: State, wanted: State, *, name: str, source: str, bands: int) -> State:
+    """The tensors of ``match_state`` alone."""
+    return match_state(state, wanted, name=name, source=source, bands=bands).fitted
+
+
+def match_state(state: State, wanted: State, *, name: str, source: str, bands: int) -> Match:
     """Bring weights under the names and into the shapes of a pyramid, all of them or none.
 
     Names may be those of timm's classification network or of its pyramid, of torchvision where timm agrees, or
@@ -157,7 +170,7 @@ def fit_state(state: State, wanted: State, *, name: str, source: str, bands: int
         bands: bands that the pyramid eats.
 
     Returns:
-        One tensor for each of ``wanted``.
+        One tensor for each of ``wanted``, and everything that was found beside them.
 
     Raises:
         WeightsError: some tensor of the pyramid has no counterpart.
@@ -166,7 +179,7 @@ def fit_state(state: State, wanted: State, *, name: str, source: str, bands: int
     best: State = {}
     closest: State = {}
     for candidate in _readings(state, name):
-        found = {_flat(k): v for k, v in candidate.items()}
+        found = {flat_name(k): v for k, v in candidate.items()}
         fitted = {}
         for flat, key in targets.items():
             tensor = _fit_tensor(found.get(flat), wanted[key], bands)
@@ -175,7 +188,7 @@ def fit_state(state: State, wanted: State, *, name: str, source: str, bands: int
             if tensor is not None:
                 fitted[key] = tensor
         if len(fitted) == len(wanted):
-            return fitted
+            return Match(fitted, found)
         if len(fitted) >= len(best):
             best, closest = fitted, found
     lost = [(k, closest.get(f)) for f, k in targets.items() if k not in best][:3]
@@ -246,10 +259,11 @@ def _without_prefix(state: State, prefix: str) -> State:
 def _plain_names(wanted: State) -> dict[str, str]:
     """Flat names without timm's own wrapper, to the pyramid's names."""
     wrapper = next((w for w in ("model.", "body.") if all(k.startswith(w) for k in wanted)), "")
-    return {_flat(k.removeprefix(wrapper)): k for k in wanted}
+    return {flat_name(k.removeprefix(wrapper)): k for k in wanted}
 
 
-def _flat(key: str) -> str:
+def flat_name(key: str) -> str:
+    """The name of a tensor without dots, by which names are compared."""
     # timm's pyramids lift children of a Sequential one level: stages.0 becomes stages_0.
     return key.replace(".", "_")
 

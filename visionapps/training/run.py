@@ -167,7 +167,7 @@ def _trainer_defaults(out: Path) -> dict[str, Any]:
         last,
         SaveWhenInterrupted(folder / LAST),
         WaitingForData(),
-        LearningRateMonitor(logging_interval="epoch"),
+        LearningRateMonitor(logging_interval="step"),
     ]
     loggers = [
         {
