@@ -141,7 +141,7 @@ def test_a_pyramid_can_be_built_under_no_grad_and_copied():
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("resnet81", {}, r"'resnet81': timm has no such network; did you mean resnet18, .*models --backbones PATTERN"),
+        ("resnet81", {}, r"'resnet81': there is no such network; did you mean resnet18, .*models --backbones PATTERN"),
         ("vit_tiny_patch16_224", {"strides": (2,)}, "maps of the strides 4, 8, 16, 32, 64, but none of the wanted 2;"),
         ("beit_base_patch16_224", {}, "it does not take images of 96x128 .*choose another backbone"),
         ("pit_s_224", {}, r"stride 8 has \(C, H, W\) = \(144, 27, 27\) .*layers without padding, or windows, shift it"),
@@ -199,7 +199,7 @@ def test_the_verb_describes_a_model_and_refuses_unknown_names(capsys):
     assert "num_classes" in out
     assert "required" in out
     assert main(["models", "unett"]) == 1
-    assert "timm has no such network" in capsys.readouterr().err
+    assert "there is no such network" in capsys.readouterr().err
     assert main(["models", "--backbones", "no-such"]) == 1
     assert "no backbone is called like that" in capsys.readouterr().err
 

@@ -104,7 +104,7 @@ def test_published_weights_bring_their_own_normalisation():
 
 def test_what_torchvision_cannot_give_is_refused(tmp_path):
     for name, arguments, message in (
-        ("resnet81", {}, "torchvision has no such classifier; did you mean torchvision/resnet18"),
+        ("resnet81", {}, "there is no such network; did you mean torchvision/resnet18"),
         ("vit_b_16", {}, "is made for images of one size, .*for instance vit_base_patch16_224"),
         ("vgg16", {"output_stride": 8}, "cannot be dilated to output_stride 8; leave that at 32"),
         ("convnext_tiny", {"strides": (2,)}, "has maps of the strides 4, 8, 16, 32, but none of the wanted 2"),

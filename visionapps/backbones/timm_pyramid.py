@@ -1,6 +1,5 @@
 """Any network of timm that has a feature pyramid, as a Backbone: strides and channels are probed, never typed."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,6 +16,7 @@ from visionapps.backbones.same_padding import same_padding
 from visionapps.backbones.simple_pyramid import SimplePyramid, simple_levels
 from visionapps.backbones.weights import default_spec, fit_state, read_state, weights_file
 from visionapps.errors import ConfigError
+from visionapps.networks.catalogue import unknown
 from visionapps.structures import InputSpec, Level
 
 # What must be said to networks of a fixed image size so that they take any; tried in this order.
@@ -104,11 +104,7 @@ def _known(name: str) -> str:
     architecture = str(split_model_name_tag(name)[0])
     if is_model(architecture):
         return architecture
-    close = difflib.get_close_matches(architecture, timm.list_models(), n=3, cutoff=0.4)
-    hint = f"did you mean {', '.join(close)}? " if close else ""
-    raise ConfigError(
-        f"backbone {name!r}: timm has no such network; {hint}`visionapps models --backbones PATTERN` lists them"
-    )
+    raise unknown(name, timm.list_models(), "backbone", "`visionapps models --backbones PATTERN` lists them")
 
 
 @lru_cache(maxsize=64)

@@ -1,6 +1,5 @@
 """Classification networks of torchvision as pyramids: their steps in order, and which of them end a level."""
 
-import difflib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from visionapps.backbones.hub import TORCHVISION
 from visionapps.backbones.same_padding import same_padding
 from visionapps.backbones.weights import fit_state, read_state, weights_file
 from visionapps.errors import ConfigError
+from visionapps.networks.catalogue import unknown
 from visionapps.structures import InputSpec, Level
 
 # How the networks of a module of torchvision compute: their children in the order of computation; ".*" stands for all
@@ -41,6 +41,8 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "googlenet": {"aux_logits": False, "init_weights": False, "transform_input": False},
     "inception_v3": {"aux_logits": False, "init_weights": False, "transform_input": False},
 }
+# Of networks that are no pyramid, but classify.
+_CLASSIFIER_STEPS: Mapping[str, tuple[str, ...]] = {"maxvit": ("stem", "blocks.*")}
 _CHANNELS_LAST = ("swin_transformer",)  # their maps are (B, H, W, C)
 _PROBES = ((7, 7), (3, 4))  # sizes of the images, in multiples of 32
 
@@ -162,12 +164,8 @@ def _known(name: str) -> None:
     own = name.removeprefix(TORCHVISION)
     names = models.list_models(module=models)
     if own not in names:
-        close = difflib.get_close_matches(own, names, n=3, cutoff=0.4)
-        hint = f"did you mean {', '.join(TORCHVISION + c for c in close)}? " if close else ""
-        raise ConfigError(
-            f"backbone {name!r}: torchvision has no such classifier; {hint}`visionapps models --backbones "
-            "torchvision/` lists them"
-        )
+        theirs = [TORCHVISION + each for each in names]
+        raise unknown(name, theirs, "backbone", "`visionapps models --backbones torchvision/` lists torchvision's")
     if _family(name) not in _STEPS:
         raise ConfigError(
             f"{name}: is made for images of one size, so it is no pyramid; choose a network of timm in its place, for "
@@ -233,18 +231,30 @@ def _build(name: str, bands: int, output_stride: int, padded: bool) -> "OrderedD
         network = models.get_model(own, weights=None, **options)
     if padded:
         same_padding(network)
+    steps = chain_of(network, _STEPS[family])
+    take_bands(steps, bands)
+    return steps
+
+
+def chain_of(network: nn.Module, names: Sequence[str]) -> "OrderedDict[str, nn.Module]":
+    """Parts of a network by their names in it; "features.*" stands for all children of that one."""
     steps: OrderedDict[str, nn.Module] = OrderedDict()
-    for step in _STEPS[family]:
+    for step in names:
         if step.endswith(".*"):
             parent = step.removesuffix(".*")
             steps.update((f"{parent}.{n}", child) for n, child in network.get_submodule(parent).named_children())
         else:
             steps[step] = network.get_submodule(step)
-    _take_bands(steps, bands)
     return steps
 
 
-def _take_bands(steps: "OrderedDict[str, nn.Module]", bands: int) -> None:
+def classifier_steps(network: nn.Module, family: str) -> "OrderedDict[str, nn.Module]":
+    """The steps of a network of torchvision before its head; a key is the name of a step without dots."""
+    names = _STEPS.get(family) or _CLASSIFIER_STEPS[family]
+    return OrderedDict((_key(step), part) for step, part in chain_of(network, names).items())
+
+
+def take_bands(steps: "OrderedDict[str, nn.Module]", bands: int) -> None:
     """Let the first convolution eat another number of bands than three."""
     if bands == 3:
         return

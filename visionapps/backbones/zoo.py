@@ -1,5 +1,5 @@
 """Every classification network that can serve as a pyramid, by name: timm's as they are called there, torchvision's as
-"torchvision/resnet50"."""
+"torchvision/resnet50", those written here as "visionapps/vgg_c"."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -9,10 +9,12 @@ from timm.models import model_entrypoint
 
 from visionapps.backbones.base import Backbone
 from visionapps.backbones.hub import TORCHVISION
+from visionapps.backbones.own_pyramid import list_own, own_pyramid
 from visionapps.backbones.timm_pyramid import timm_pyramid
 from visionapps.backbones.torchvision_pyramid import TorchvisionPyramid, list_torchvision, plan_torchvision
 from visionapps.backbones.weights import default_spec
 from visionapps.errors import ConfigError
+from visionapps.networks.catalogue import PREFIX
 from visionapps.structures import InputSpec
 
 # Families of timm without a pyramid for images of any size: they have a fixed one, or want multiples of more than 32.
@@ -41,7 +43,8 @@ def pyramid(
     transformers) a simple pyramid, which may have other strides than the wanted: see ``simple_levels``.
 
     Args:
-        name: of timm, or "torchvision/" and a name there; ``visionapps models --backbones`` lists them.
+        name: of timm, or "torchvision/" and a name there, or "visionapps/" and one written here; ``visionapps models
+            --backbones`` lists them.
         spec: what the network eats; its number of bands decides the first convolution. None: what belongs to the
             weights, see ``default_spec``.
         weights: None or "random", "package", "hub", "hub:<tag>" or a file; they are recorded here and loaded by
@@ -57,6 +60,8 @@ def pyramid(
     weights = None if weights == "random" else weights
     if output_stride not in (8, 16, 32):
         raise ConfigError(f"{name}: output_stride {output_stride} is not possible; choose 8, 16 or 32")
+    if name.startswith(PREFIX):
+        return own_pyramid(name, spec=spec, weights=weights, strides=strides, output_stride=output_stride)
     if name.startswith(TORCHVISION):
         bands = len(spec.bands) if spec else 3
         plan = plan_torchvision(name, bands=bands, strides=strides, output_stride=output_stride)
@@ -65,7 +70,7 @@ def pyramid(
 
 
 def list_pyramids(pattern: str = "*") -> list[str]:
-    """Names of the networks that can serve as a pyramid, timm's in its order and then torchvision's.
+    """Names of the networks that can serve as a pyramid: those written here, timm's in its order, torchvision's.
 
     Judged by family and name, without building any of them: in a later timm than 1.0.31 a new name may be listed
     that ``pyramid`` has to refuse.
@@ -73,8 +78,8 @@ def list_pyramids(pattern: str = "*") -> list[str]:
     Args:
         pattern: shell-style wildcards, e.g. ``resnet*``.
     """
-    own = [name for name in timm.list_models() if _may_be_pyramid(name)]
-    return fnmatch.filter([*own, *list_torchvision()], pattern)
+    theirs = [name for name in timm.list_models() if _may_be_pyramid(name)]
+    return fnmatch.filter([*list_own(), *theirs, *list_torchvision()], pattern)
 
 
 def _may_be_pyramid(name: str) -> bool:

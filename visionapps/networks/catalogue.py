@@ -104,12 +104,17 @@ def unknown(name: str, names: Iterable[str], what: str = "network", hint: str = 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     """The names that are most like a word, whoever provides them: prefix, case and separators do not count."""
     by_plain: dict[str, list[str]] = {}
-    for each in sorted(names, key=lambda n: (not n.startswith(PREFIX), n)):
+    provider = _provider(name)
+    for each in sorted(names, key=lambda n: (_provider(n) != provider, not n.startswith(PREFIX), n)):
         by_plain.setdefault(_plain(each), []).append(each)
     close = difflib.get_close_matches(_plain(name), by_plain, n=count, cutoff=0.5)
     # Taken in turns: first the nearest of every spelling, so that two providers of one name do not hide the next one.
     found = [by_plain[each][0] for each in close] + [other for each in close for other in by_plain[each][1:]]
     return found[:count]
+
+
+def _provider(name: str) -> str:
+    return name.rpartition("/")[0]
 
 
 def _plain(name: str) -> str:
