@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from visionapps.errors import ConfigError
+from visionapps.networks import msdnet
 from visionapps.networks.base import Network
 from visionapps.networks.others import OTHERS, UNDEFINED, Entry
 
@@ -41,7 +42,10 @@ class Own:
     single: bool = False
 
 
-OWN: dict[str, Own] = {}
+OWN: dict[str, Own] = {
+    "msdnet": Own(msdnet.msdnet, 2018, "Huang et al. 2018, MSDNet, CIFAR, 7 exits"),
+    "msdnet_imagenet": Own(msdnet.msdnet_imagenet, 2018, "Huang et al. 2018, MSDNet, ImageNet, k = 4"),
+}
 
 
 def own_network(name: str, **arguments: Any) -> Network:
