@@ -24,7 +24,15 @@ from visionapps.structures import InputSpec
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 SPEC_KEY = "input_spec"  # of a safetensors header: the InputSpec as JSON
 
-_WRAPPERS = ("module", "model", "encoder", "backbone", "body", "net", "network")  # what trainers and heads put before a name
+_WRAPPERS = (
+    "module",
+    "model",
+    "encoder",
+    "backbone",
+    "body",
+    "net",
+    "network",
+)  # what trainers and heads put before a name
 _NESTS = ("state_dict", "model", "model_state_dict")  # where training checkpoints keep the tensors
 
 logger = logging.getLogger(__name__)
@@ -51,6 +59,14 @@ def default_spec(name: str, weights: str | None = None, *, bands: Sequence[str] 
         scale=known.scale,
         mean=tuple(known.mean[i] for i in turns),
         std=tuple(known.std[i] for i in turns),
+    )
+
+
+def has_spec(weights: str) -> bool:
+    """Whether a file of weights says which input belongs to it."""
+    path = weights_file(weights)
+    return (
+        path is not None and path.suffix == ".safetensors" and path.is_file() and SPEC_KEY in _safetensors_header(path)
     )
 
 

@@ -17,12 +17,13 @@ import yaml
 from torch import Tensor
 
 from visionapps import __version__
+from visionapps.classification.base import Classifier
 from visionapps.detection.base import Detector, Limits
 from visionapps.errors import OutputError, VisionAppsError, WeightsError
 from visionapps.files import whole_output
 from visionapps.models import build
 from visionapps.segmentation.base import Segmentor
-from visionapps.structures import InputSpec, LabelSpace, Rescale
+from visionapps.structures import Frame, InputSpec, LabelSpace, Rescale
 
 FORMAT = 1  # raise it when an older reader would misread model.yaml
 MODEL, WEIGHTS, CARD = "model.yaml", "weights.safetensors", "card.json"
@@ -44,9 +45,10 @@ class Bundle:
         rescale: of a detector: how its training photos were scaled; None: they kept their size.
         category_ids: of a detector: the number of each of the K classes in the annotations that it learnt from, for
             results in their terms; None: not known.
+        frame: of a classifier: how photos become the squares that it judges; None: the whole photo, ``tile`` px.
     """
 
-    model: Segmentor | Detector
+    model: Segmentor | Detector | Classifier
     labels: LabelSpace
     tile: int
     card: dict[str, Any] = field(default_factory=dict)
@@ -54,6 +56,7 @@ class Bundle:
     gsd: float | None = None
     rescale: Rescale | None = None
     category_ids: tuple[int, ...] | None = None
+    frame: Frame | None = None
 
     def __post_init__(self) -> None:
         if self.model.num_classes != len(self.labels):
@@ -81,12 +84,10 @@ class Bundle:
         """The model, where a segmentation model is needed.
 
         Raises:
-            WeightsError: it is a detector.
+            WeightsError: it is another kind of model.
         """
-        if isinstance(self.model, Detector):
-            raise WeightsError(
-                "the bundle holds a detector, which draws boxes and no maps; give a bundle of a segmentation model"
-            )
+        if not isinstance(self.model, Segmentor):
+            raise WeightsError(f"the bundle holds {self._kind} and no maps; give a bundle of a segmentation model")
         return self.model
 
     @property
@@ -94,13 +95,31 @@ class Bundle:
         """The model, where a detector is needed.
 
         Raises:
-            WeightsError: it is a segmentation model.
+            WeightsError: it is another kind of model.
         """
         if not isinstance(self.model, Detector):
-            raise WeightsError(
-                "the bundle holds a segmentation model, which draws maps and no boxes; give a bundle of a detector"
-            )
+            raise WeightsError(f"the bundle holds {self._kind} and no boxes; give a bundle of a detector")
         return self.model
+
+    @property
+    def classifier(self) -> Classifier:
+        """The model, where a classifier is needed.
+
+        Raises:
+            WeightsError: it is another kind of model.
+        """
+        if not isinstance(self.model, Classifier):
+            raise WeightsError(f"the bundle holds {self._kind} and names no classes; give a bundle of a classifier")
+        return self.model
+
+    @property
+    def _kind(self) -> str:
+        """What the model is, and what it does."""
+        if isinstance(self.model, Segmentor):
+            return "a segmentation model, which draws maps"
+        return (
+            "a detector, which draws boxes" if isinstance(self.model, Detector) else "a classifier, which names photos"
+        )
 
     def save(self, folder: Path, overwrite: bool = False) -> None:
         """Write the folder whole or not at all.
@@ -127,6 +146,7 @@ class Bundle:
             "gsd": self.gsd,
             "rescale": [self.rescale.short, self.rescale.long] if self.rescale else None,
             "category_ids": list(self.category_ids) if self.category_ids is not None else None,
+            "frame": asdict(self.frame) if self.frame is not None else None,
             "limits": asdict(self.model.limits) if isinstance(self.model, Detector) else None,
         }
         card = {"visionapps": __version__, "created": datetime.now(UTC).isoformat(timespec="seconds"), **self.card}
@@ -208,6 +228,7 @@ def _assemble(head: Mapping[str, Any], state: Mapping[str, Tensor], card: dict[s
         resize = (int(head["resize"][0]), int(head["resize"][1])) if head.get("resize") else None
         gsd = None if head.get("gsd") is None else float(head["gsd"])
         rescale = Rescale(*map(int, head["rescale"])) if head.get("rescale") else None
+        frame = Frame(**head["frame"]) if head.get("frame") else None
         category_ids = None if head.get("category_ids") is None else tuple(map(int, head["category_ids"]))
         model = build(head["recipe"])
         if isinstance(model, Detector) and head.get("limits"):
@@ -218,12 +239,12 @@ def _assemble(head: Mapping[str, Any], state: Mapping[str, Tensor], card: dict[s
         raise WeightsError(f"{where}: the recipe builds a model for {model.spec}, but its weights belong to {spec}")
     _fit(model, state, where)
     try:
-        return Bundle(model.eval(), labels, tile, card, resize, gsd, rescale, category_ids)
+        return Bundle(model.eval(), labels, tile, card, resize, gsd, rescale, category_ids, frame)
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from error
 
 
-def _fit(model: Segmentor | Detector, state: Mapping[str, Tensor], where: Path) -> None:
+def _fit(model: Segmentor | Detector | Classifier, state: Mapping[str, Tensor], where: Path) -> None:
     """Load weights that must be exactly those of the model."""
     expected = model.state_dict()
     problems = [

@@ -6,7 +6,9 @@ Each returns a model that remembers in ``recipe`` how it was built, so that a bu
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from visionapps.classification.base import Classifier
 from visionapps.detection.base import Detector
+from visionapps.models.classification import classifier
 from visionapps.models.detection import fast_rcnn, faster_rcnn, mask_rcnn, retinanet, sppnet
 from visionapps.models.papers import fast_rcnn_2015, faster_rcnn_2015, sppnet_2014
 from visionapps.models.published import torchvision_detector
@@ -22,13 +24,16 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
         *(faster_rcnn_2015, fast_rcnn_2015, sppnet_2014),
     )
 }
-WIRINGS: dict[str, Callable[..., Segmentor | Detector]] = {**SEGMENTORS, **DETECTORS}
+CLASSIFIERS: dict[str, Callable[..., Classifier]] = {"classifier": classifier}
+WIRINGS: dict[str, Callable[..., Segmentor | Detector | Classifier]] = {**SEGMENTORS, **DETECTORS, **CLASSIFIERS}
 
 __all__ = [
+    "CLASSIFIERS",
     "DETECTORS",
     "SEGMENTORS",
     "WIRINGS",
     "build",
+    "classifier",
     "deconvnet",
     "fast_rcnn",
     "fast_rcnn_2015",
@@ -47,6 +52,6 @@ __all__ = [
 ]
 
 
-def build(recipe: Mapping[str, Any]) -> Segmentor | Detector:
+def build(recipe: Mapping[str, Any]) -> Segmentor | Detector | Classifier:
     """Build the model that a recipe describes, with random weights; see ``rebuild``."""
     return rebuild(recipe, WIRINGS)

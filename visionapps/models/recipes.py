@@ -8,12 +8,13 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, ParamSpec, TypeVar
 
+from visionapps.classification.base import Classifier
 from visionapps.detection.base import Detector
 from visionapps.errors import ConfigError, WeightsError
 from visionapps.segmentation.base import Segmentor
 
 P = ParamSpec("P")
-M = TypeVar("M", Segmentor, Detector)
+M = TypeVar("M", Segmentor, Detector, Classifier)
 
 
 def remember(wire: Callable[P, M]) -> Callable[P, M]:
@@ -35,14 +36,14 @@ def remember(wire: Callable[P, M]) -> Callable[P, M]:
 
 
 def rebuild(
-    recipe: Mapping[str, Any], wirings: Mapping[str, Callable[..., Segmentor | Detector]]
-) -> Segmentor | Detector:
+    recipe: Mapping[str, Any], wirings: Mapping[str, Callable[..., Segmentor | Detector | Classifier]]
+) -> Segmentor | Detector | Classifier:
     """Build the model that a recipe describes, with random weights.
 
     Only the functions in wirings can be named: a recipe comes from a file, and must not choose what code runs.
 
     Args:
-        recipe: {"model": name, "arguments": {...}} as in Segmentor.recipe and Detector.recipe.
+        recipe: {"model": name, "arguments": {...}} as in Segmentor.recipe, Detector.recipe and Classifier.recipe.
         wirings: functions by name.
 
     Raises:

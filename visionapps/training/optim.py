@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from visionapps.classification.base import Classifier
 from visionapps.detection.base import Detector
 from visionapps.errors import ConfigError
 from visionapps.segmentation.base import Segmentor
@@ -49,7 +50,9 @@ class LayerRates:
         return 1.0 if self.batch_lr is None else images / self.batch_lr
 
 
-def parameter_groups(model: Segmentor | Detector, rates: LayerRates, images: int = 1) -> list[dict[str, object]]:
+def parameter_groups(
+    model: Segmentor | Detector | Classifier, rates: LayerRates, images: int = 1
+) -> list[dict[str, object]]:
     """Sort the parameters of a model into groups that an optimizer takes.
 
     Each group carries ``lr_scale``, the factor on the optimizer's learning rate (see scale_rates), and
@@ -57,7 +60,7 @@ def parameter_groups(model: Segmentor | Detector, rates: LayerRates, images: int
     fixed when the run begins are in no group.
 
     Args:
-        model: whose backbone is called ``backbone``.
+        model: whose backbone is called ``backbone``; of a classifier, all but the head.
         rates: how rates differ between layers.
         images: of one optimizer step; only ``batch_lr`` asks for it.
     """
@@ -87,7 +90,7 @@ def scale_rates(optimizer: Optimizer) -> Optimizer:
 
 def _backbone_blocks(names: Iterable[str]) -> dict[str, int]:
     """Number the blocks of the backbone in the order in which it registers them, which is the order of computation."""
-    blocks = dict.fromkeys(_block(name) for name in names if name.startswith("backbone."))
+    blocks = dict.fromkeys(_block(name) for name in names if name.startswith(("backbone.", "network.features.")))
     return {block: i for i, block in enumerate(blocks)}
 
 

@@ -9,6 +9,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from visionapps.classification.base import Classifier
 from visionapps.detection.base import Detector
 from visionapps.errors import ConfigError, WeightsError
 from visionapps.segmentation.base import Segmentor
@@ -36,11 +37,11 @@ class Task(LightningModule):
 
     SCORE: ClassVar[str]
     DATA: ClassVar[type[LightningDataModule]]
-    model: Segmentor | Detector
+    model: Segmentor | Detector | Classifier
 
     def __init__(
         self,
-        model: Segmentor | Detector,
+        model: Segmentor | Detector | Classifier,
         optimizer: OptimizerCallable,
         *,
         scheduler: LRSchedulerCallable | None,
@@ -144,7 +145,7 @@ class _Makers:
         return self
 
 
-def require_fitting(model: Segmentor | Detector, labels: LabelSpace, *, bands: int, dtype: str) -> None:
+def require_fitting(model: Segmentor | Detector | Classifier, labels: LabelSpace, *, bands: int, dtype: str) -> None:
     """Check that a model can learn from the data at all.
 
     Args:
