@@ -13,7 +13,19 @@ from importlib.resources import files
 from typing import Any
 
 from visionapps.errors import ConfigError
-from visionapps.networks import msdnet
+from visionapps.networks import (
+    alexnet,
+    bn_inception,
+    googlenet,
+    lenet,
+    mobilenet,
+    msdnet,
+    nin,
+    overfeat,
+    plain,
+    vgg,
+    zfnet,
+)
 from visionapps.networks.base import Network
 from visionapps.networks.others import OTHERS, UNDEFINED, Entry
 
@@ -43,6 +55,42 @@ class Own:
 
 
 OWN: dict[str, Own] = {
+    "lenet5": Own(lenet.lenet5, 1998, "LeCun et al. 1998, section II.B", "LeNet-5"),
+    "lenet5_plain": Own(lenet.lenet5_plain, 1998, "LeCun et al. 1998, as lectures draw it", "LeNet-5, plain"),
+    "alexnet": Own(alexnet.alexnet, 2012, "Krizhevsky et al. 2012, figure 2", "AlexNet, two towers"),
+    "alexnet_one_tower": Own(
+        alexnet.alexnet_one_tower, 2012, "Krizhevsky et al. 2012, ungrouped", "AlexNet, one tower"
+    ),
+    "zfnet": Own(zfnet.zfnet, 2014, "Zeiler and Fergus 2014, figure 3", "ZFNet"),
+    "overfeat_fast": Own(overfeat.overfeat_fast, 2014, "Sermanet et al. 2014, table 1", "OverFeat, fast"),
+    "overfeat_accurate": Own(overfeat.overfeat_accurate, 2014, "Sermanet et al. 2014, table 3", "OverFeat, accurate"),
+    "nin": Own(nin.nin, 2014, "Lin et al. 2014, the network for ImageNet", "NIN"),
+    "vgg_a": Own(vgg.vgg_a, 2015, "Simonyan and Zisserman 2015, table 1, A", "VGG-A"),
+    "vgg_a_lrn": Own(vgg.vgg_a_lrn, 2015, "Simonyan and Zisserman 2015, table 1, A-LRN", "VGG-A-LRN"),
+    "vgg_b": Own(vgg.vgg_b, 2015, "Simonyan and Zisserman 2015, table 1, B", "VGG-B"),
+    "vgg_c": Own(vgg.vgg_c, 2015, "Simonyan and Zisserman 2015, table 1, C", "VGG-C"),
+    "vgg_d": Own(vgg.vgg_d, 2015, "Simonyan and Zisserman 2015, table 1, D", "VGG-D"),
+    "vgg_e": Own(vgg.vgg_e, 2015, "Simonyan and Zisserman 2015, table 1, E", "VGG-E"),
+    "googlenet": Own(googlenet.googlenet, 2015, "Szegedy et al. 2015, table 1", "GoogLeNet"),
+    "googlenet_auxiliary": Own(
+        googlenet.googlenet_auxiliary,
+        2015,
+        "Szegedy et al. 2015, section 5",
+        "GoogLeNet, in training",
+        "with the two classifiers that are dropped after training; crops of 224 px",
+    ),
+    "googlenet_naive": Own(
+        googlenet.googlenet_naive,
+        2015,
+        "Szegedy et al. 2015, figure 2a",
+        "GoogLeNet of naive modules",
+        "shows what the 1 x 1 reductions save",
+    ),
+    "bn_inception": Own(bn_inception.bn_inception, 2015, "Ioffe and Szegedy 2015, figure 5", "BN-Inception"),
+    "plain18": Own(plain.plain18, 2016, "He et al. 2016, table 1 without shortcuts"),
+    "plain34": Own(plain.plain34, 2016, "He et al. 2016, figure 3 (middle)"),
+    "mobilenet_v1": Own(mobilenet.mobilenet_v1, 2017, "Howard et al. 2017, table 1", "MobileNet v1"),
+    "conv_mobilenet": Own(mobilenet.conv_mobilenet, 2017, "Howard et al. 2017, table 4", "Conv MobileNet"),
     "msdnet": Own(msdnet.msdnet, 2018, "Huang et al. 2018, MSDNet, CIFAR, 7 exits"),
     "msdnet_imagenet": Own(msdnet.msdnet_imagenet, 2018, "Huang et al. 2018, MSDNet, ImageNet, k = 4"),
 }
