@@ -34,6 +34,11 @@ def timm_pyramid(
     return TimmPyramid(name, plan, spec=spec, weights=weights)
 
 
+def timm_levels(name: str, *, bands: int, strides: Sequence[int], output_stride: int) -> tuple[Level, ...]:
+    """The levels that ``timm_pyramid`` would give, without building anything."""
+    return _plan(_known(name), bands, tuple(sorted(set(strides))), output_stride).levels
+
+
 @dataclass(frozen=True)
 class _Plan:
     """How to build a pyramid, found by building it once without memory (on the meta device)."""

@@ -9,13 +9,13 @@ from timm.models import model_entrypoint
 
 from visionapps.backbones.base import Backbone
 from visionapps.backbones.hub import TORCHVISION
-from visionapps.backbones.own_pyramid import list_own, own_pyramid
-from visionapps.backbones.timm_pyramid import timm_pyramid
+from visionapps.backbones.own_pyramid import list_own, own_pyramid, plan_own
+from visionapps.backbones.timm_pyramid import timm_levels, timm_pyramid
 from visionapps.backbones.torchvision_pyramid import TorchvisionPyramid, list_torchvision, plan_torchvision
 from visionapps.backbones.weights import default_spec
 from visionapps.errors import ConfigError
 from visionapps.networks.catalogue import PREFIX
-from visionapps.structures import InputSpec
+from visionapps.structures import InputSpec, Level
 
 # Families of timm without a pyramid for images of any size: they have a fixed one, or want multiples of more than 32.
 # Found by building all 1371 networks of timm 1.0.31; ``pyramid`` itself never asks this.
@@ -58,8 +58,7 @@ def pyramid(
     """
     # A word for none at all: on the command line, null does not reach an argument this deep in a config.
     weights = None if weights == "random" else weights
-    if output_stride not in (8, 16, 32):
-        raise ConfigError(f"{name}: output_stride {output_stride} is not possible; choose 8, 16 or 32")
+    _check_output_stride(name, output_stride)
     if name.startswith(PREFIX):
         return own_pyramid(name, spec=spec, weights=weights, strides=strides, output_stride=output_stride)
     if name.startswith(TORCHVISION):
@@ -67,6 +66,32 @@ def pyramid(
         plan = plan_torchvision(name, bands=bands, strides=strides, output_stride=output_stride)
         return TorchvisionPyramid(plan, spec=spec or default_spec(name, weights), weights=weights)
     return timm_pyramid(name, spec=spec, weights=weights, strides=strides, output_stride=output_stride)
+
+
+def levels_of(
+    name: str,
+    *,
+    spec: InputSpec | None = None,
+    strides: Sequence[int] = (2, 4, 8, 16, 32),
+    output_stride: int = 32,
+) -> tuple[Level, ...]:
+    """The levels that ``pyramid`` would give for the same arguments, without building it.
+
+    Raises:
+        ConfigError: as ``pyramid``.
+    """
+    _check_output_stride(name, output_stride)
+    bands = len(spec.bands) if spec else 3
+    if name.startswith(PREFIX):
+        return plan_own(name, bands=bands, strides=strides, output_stride=output_stride).levels
+    if name.startswith(TORCHVISION):
+        return plan_torchvision(name, bands=bands, strides=strides, output_stride=output_stride).levels
+    return timm_levels(name, bands=bands, strides=strides, output_stride=output_stride)
+
+
+def _check_output_stride(name: str, output_stride: int) -> None:
+    if output_stride not in (8, 16, 32):
+        raise ConfigError(f"{name}: output_stride {output_stride} is not possible; choose 8, 16 or 32")
 
 
 def list_pyramids(pattern: str = "*") -> list[str]:

@@ -25,6 +25,9 @@ from visionapps.models.options import Features, Proposing, Pyramids, Regions, Re
 from visionapps.models.recipes import remember
 from visionapps.structures import InputSpec
 
+FPN_STRIDES = (4, 8, 16, 32)  # maps of the backbone that a feature pyramid joins
+RETINA_STRIDES = (8, 16, 32)
+C4_STRIDE = 16  # of the one map of Ren et al. 2015
 _PER_STRIDE = 8  # anchors of 32 to 512 px on strides 4 to 64, as in Lin et al. 2017, section 4.1
 _SINGLE_SIZES = (32.0, 64.0, 128.0, 256.0, 512.0)  # of one map: all sizes that a pyramid would have
 
@@ -54,10 +57,17 @@ def faster_rcnn(
         regions: the second stage.
     """
     body = body_of(backbone, weights, spec, checkpoint, features)
+    model = faster_rcnn_on(body, num_classes, features=features, proposing=proposing, regions=regions)
+    return begin_from(model, checkpoint, features.norms)
+
+
+def faster_rcnn_on(
+    body: Backbone, num_classes: int, *, features: Features, proposing: Proposing, regions: Regions
+) -> TwoStage:
+    """Faster R-CNN on a pyramid that stands already; arguments as in ``faster_rcnn``."""
     neck = _neck(body, features, "pool")
     heads = _roi_heads(body, neck, num_classes, regions, features)
-    model = TwoStage(body, neck, heads, rpn=_rpn(body, neck, proposing, features), limits=regions.limits)
-    return begin_from(model, checkpoint, features.norms)
+    return TwoStage(body, neck, heads, rpn=_rpn(body, neck, proposing, features), limits=regions.limits)
 
 
 @remember
@@ -85,12 +95,19 @@ def mask_rcnn(
         regions: the second stage; masks have four times the side of its bins.
     """
     body = body_of(backbone, weights, spec, checkpoint, features)
+    model = mask_rcnn_on(body, num_classes, features=features, proposing=proposing, regions=regions)
+    return begin_from(model, checkpoint, features.norms)
+
+
+def mask_rcnn_on(
+    body: Backbone, num_classes: int, *, features: Features, proposing: Proposing, regions: Regions
+) -> TwoStage:
+    """Mask R-CNN on a pyramid that stands already; arguments as in ``mask_rcnn``."""
     neck = _neck(body, features, "pool")
     heads = _roi_heads(body, neck, num_classes, regions, features)
     masks = MaskHead(_pooler(body, regions, 2 * regions.size, features), neck.levels[0].channels, num_classes)
     rpn = _rpn(body, neck, proposing, features)
-    model = TwoStage(body, neck, heads, rpn=rpn, mask_head=masks, limits=regions.limits)
-    return begin_from(model, checkpoint, features.norms)
+    return TwoStage(body, neck, heads, rpn=rpn, mask_head=masks, limits=regions.limits)
 
 
 @remember
@@ -116,9 +133,14 @@ def fast_rcnn(
         regions: what happens to a proposal.
     """
     body = body_of(backbone, weights, spec, checkpoint, features)
-    neck = _neck(body, features, "none")
-    model = TwoStage(body, neck, _roi_heads(body, neck, num_classes, regions, features), limits=regions.limits)
+    model = fast_rcnn_on(body, num_classes, features=features, regions=regions)
     return begin_from(model, checkpoint, features.norms)
+
+
+def fast_rcnn_on(body: Backbone, num_classes: int, *, features: Features, regions: Regions) -> TwoStage:
+    """Fast R-CNN on a pyramid that stands already; arguments as in ``fast_rcnn``."""
+    neck = _neck(body, features, "none")
+    return TwoStage(body, neck, _roi_heads(body, neck, num_classes, regions, features), limits=regions.limits)
 
 
 @remember
@@ -129,7 +151,7 @@ def sppnet(
     weights: str | None = None,
     spec: InputSpec | None = None,
     checkpoint: str | None = None,
-    stride: int = 16,
+    stride: int = C4_STRIDE,
     pyramids: Pyramids = Pyramids(),  # noqa: B008
     regions: Regions = Regions(),  # noqa: B008
 ) -> Detector:
@@ -147,12 +169,17 @@ def sppnet(
     """
     features = Features(layout="single", strides=(stride,))
     body = body_of(backbone, weights, spec, checkpoint, features)
+    return begin_from(sppnet_on(body, num_classes, pyramids=pyramids, regions=regions), checkpoint, features.norms)
+
+
+def sppnet_on(body: Backbone, num_classes: int, *, pyramids: Pyramids, regions: Regions) -> SPPNet:
+    """SPPnet on the last map of a pyramid that stands already; arguments as in ``sppnet``."""
     neck = SingleLevel(body.levels, body.levels[-1].stride)
     (level,) = neck.levels
     pooler = PyramidPooler(level.stride, level.channels, pyramids.bins, scales=pyramids.scales)
     head = PyramidHead(pooler.width, pyramids.hidden, dropout=pyramids.dropout)
     heads = RoIHeads(pooler, head, num_classes, matcher=_matcher(regions), sampler=_sampler(regions))
-    return begin_from(SPPNet(body, neck, heads, limits=regions.limits), checkpoint, features.norms)
+    return SPPNet(body, neck, heads, limits=regions.limits)
 
 
 @remember
@@ -179,13 +206,20 @@ def retinanet(
         head: what judges the anchors.
         limits: which anchors become detections.
     """
-    body = body_of(backbone, weights, spec, checkpoint, features, usual=(8, 16, 32))
+    body = body_of(backbone, weights, spec, checkpoint, features, usual=RETINA_STRIDES)
+    model = retinanet_on(body, num_classes, features=features, head=head, limits=limits)
+    return begin_from(model, checkpoint, features.norms)
+
+
+def retinanet_on(
+    body: Backbone, num_classes: int, *, features: Features, head: RetinaOptions, limits: Limits
+) -> RetinaNet:
+    """RetinaNet on a pyramid that stands already; arguments as in ``retinanet``."""
     neck = _neck(body, features, head.extra)
     anchors = retina_anchors([level.stride for level in neck.levels], per_stride=head.per_stride)
     width = neck.levels[0].channels
     towers = RetinaHead(width, anchors, num_classes, convs=head.convs, group_norm=head.group_norm)
-    model = RetinaNet(body, neck, towers, limits=limits, box_loss=head.box_loss)
-    return begin_from(model, checkpoint, features.norms)
+    return RetinaNet(body, neck, towers, limits=limits, box_loss=head.box_loss)
 
 
 def body_of(
@@ -195,7 +229,7 @@ def body_of(
     checkpoint: str | None,
     features: Features,
     *,
-    usual: Sequence[int] = (4, 8, 16, 32),
+    usual: Sequence[int] = FPN_STRIDES,
 ) -> Backbone:
     """The backbone of a detector, with norms that do not learn where they come with weights.
 
@@ -215,7 +249,7 @@ def body_of(
         )
     if checkpoint is not None and spec is None:
         spec = spec_of(checkpoint)
-    strides = features.strides or (usual if features.layout == "fpn" else (16,))
+    strides = features.strides or (usual if features.layout == "fpn" else (C4_STRIDE,))
     body = pyramid(name, spec=spec, weights=weights, strides=strides)
     if features.norms == "frozen" and (weights is not None or checkpoint is not None):
         freeze_norms(body)

@@ -1,10 +1,11 @@
 """How parts become a segmentation model: one short function per kind."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from visionapps.backbones import pyramid
-from visionapps.backbones.base import Backbone
+import torch
+
+from visionapps.backbones import levels_of, pyramid
 from visionapps.errors import ConfigError
 from visionapps.models.recipes import remember
 from visionapps.segmentation.base import Decoder, Segmentor
@@ -12,7 +13,7 @@ from visionapps.segmentation.deconvnet import DeconvNet
 from visionapps.segmentation.fcn import FCN
 from visionapps.segmentation.smp import SmpDecoder, demand
 from visionapps.segmentation.unet import UNet, Upsample
-from visionapps.structures import MOST_CLASSES, InputSpec
+from visionapps.structures import MOST_CLASSES, InputSpec, Level
 
 STRIDES = (2, 4, 8, 16, 32)
 
@@ -109,9 +110,11 @@ def unet(
         finest_stride: input pixels per logit pixel before the last interpolation: 1, 2 or 4; greater is faster.
     """
     strides = tuple(stride for stride in STRIDES if stride >= finest_stride)
-    body = _backbone(backbone, num_classes, weights=weights, spec=spec, strides=strides)
-    head = UNet(body.levels, num_classes, channels=channels, upsample=upsample, finest_stride=finest_stride)
-    return Segmentor(body, head, num_classes)
+
+    def head(levels: Sequence[Level]) -> Decoder:
+        return UNet(levels, num_classes, channels=channels, upsample=upsample, finest_stride=finest_stride)
+
+    return _wired(backbone, num_classes, head, weights=weights, spec=spec, strides=strides)
 
 
 @remember
@@ -132,8 +135,11 @@ def deconvnet(
         spec: bands and normalisation of the input; None: those of the weights.
         channels: width of each map, coarsest first.
     """
-    body = _backbone(backbone, num_classes, weights=weights, spec=spec, strides=STRIDES)
-    return Segmentor(body, DeconvNet(body.levels, num_classes, channels=channels), num_classes)
+
+    def head(levels: Sequence[Level]) -> Decoder:
+        return DeconvNet(levels, num_classes, channels=channels)
+
+    return _wired(backbone, num_classes, head, weights=weights, spec=spec, strides=STRIDES)
 
 
 @remember
@@ -157,10 +163,19 @@ def smp(
         options: the decoder's own, named as there: decoder_channels, encoder_depth, encoder_output_stride, ...
     """
     wanted = demand(decoder, options)
-    body = _backbone(
-        backbone, num_classes, weights=weights, spec=spec, strides=wanted.strides, output_stride=wanted.output_stride
+
+    def head(levels: Sequence[Level]) -> Decoder:
+        return SmpDecoder(levels, num_classes, name=decoder, options=options)
+
+    return _wired(
+        backbone,
+        num_classes,
+        head,
+        weights=weights,
+        spec=spec,
+        strides=wanted.strides,
+        output_stride=wanted.output_stride,
     )
-    return Segmentor(body, SmpDecoder(body.levels, num_classes, name=decoder, options=options), num_classes)
 
 
 def _fcn(
@@ -174,22 +189,26 @@ def _fcn(
     dropout: float,
 ) -> Segmentor:
     strides = tuple(stride for stride in STRIDES if stride >= finest_stride)
-    body = _backbone(backbone, num_classes, weights=weights, spec=spec, strides=strides)
-    head: Decoder = FCN(
-        body.levels, num_classes, finest_stride=finest_stride, head_channels=head_channels, dropout=dropout
-    )
-    return Segmentor(body, head, num_classes)
+
+    def head(levels: Sequence[Level]) -> Decoder:
+        return FCN(levels, num_classes, finest_stride=finest_stride, head_channels=head_channels, dropout=dropout)
+
+    return _wired(backbone, num_classes, head, weights=weights, spec=spec, strides=strides)
 
 
-def _backbone(
+def _wired(
     name: str,
     num_classes: int,
+    head: Callable[[Sequence[Level]], Decoder],
     *,
     weights: str | None,
     spec: InputSpec | None,
     strides: Sequence[int],
     output_stride: int = 32,
-) -> Backbone:
+) -> Segmentor:
     if not 1 <= num_classes <= MOST_CLASSES:
         raise ConfigError(f"num_classes is {num_classes}; choose 1 to {MOST_CLASSES}")
-    return pyramid(name, spec=spec, weights=weights, strides=strides, output_stride=output_stride)
+    with torch.device("meta"):  # so that a head says what it cannot take before anything is built
+        head(levels_of(name, spec=spec, strides=strides, output_stride=output_stride))
+    body = pyramid(name, spec=spec, weights=weights, strides=strides, output_stride=output_stride)
+    return Segmentor(body, head(body.levels), num_classes)

@@ -63,6 +63,8 @@ _PLANS = {
     "Segformer": Plan(smp_decoders.segformer, finest=4),
 }
 
+DECODERS = tuple(_PLANS)
+
 
 @dataclass(frozen=True)
 class Demand:
