@@ -8,7 +8,7 @@ import difflib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.resources import files
 from typing import Any
 
@@ -27,6 +27,9 @@ from visionapps.networks import (
     zfnet,
 )
 from visionapps.networks.base import Network
+from visionapps.networks.cifar_densenet import cifar_densenet
+from visionapps.networks.cifar_resnet import bottleneck_resnet, cifar_resnet, wide_resnet
+from visionapps.networks.highway import highway
 from visionapps.networks.others import OTHERS, UNDEFINED, Entry
 
 PREFIX = "visionapps/"
@@ -54,6 +57,10 @@ class Own:
     single: bool = False
 
 
+_RESNET = "He et al. 2016, Deep residual learning, section 4.2"
+_IDENTITY = "He et al. 2016, Identity mappings, figure 4"
+_STOCHASTIC = "Huang et al. 2016, Deep networks with stochastic depth"
+_DENSENET = "Huang et al. 2017, DenseNet, table 2 (CIFAR)"
 OWN: dict[str, Own] = {
     "lenet5": Own(lenet.lenet5, 1998, "LeCun et al. 1998, section II.B", "LeNet-5"),
     "lenet5_plain": Own(lenet.lenet5_plain, 1998, "LeCun et al. 1998, as lectures draw it", "LeNet-5, plain"),
@@ -93,6 +100,60 @@ OWN: dict[str, Own] = {
     "conv_mobilenet": Own(mobilenet.conv_mobilenet, 2017, "Howard et al. 2017, table 4", "Conv MobileNet"),
     "msdnet": Own(msdnet.msdnet, 2018, "Huang et al. 2018, MSDNet, CIFAR, 7 exits"),
     "msdnet_imagenet": Own(msdnet.msdnet_imagenet, 2018, "Huang et al. 2018, MSDNet, ImageNet, k = 4"),
+    "plain20": Own(partial(cifar_resnet, 20, shortcut="none"), 2016, _RESNET, "plain-20 (CIFAR)"),
+    "plain32": Own(partial(cifar_resnet, 32, shortcut="none"), 2016, _RESNET, "plain-32 (CIFAR)"),
+    "plain44": Own(partial(cifar_resnet, 44, shortcut="none"), 2016, _RESNET, "plain-44 (CIFAR)"),
+    "plain56": Own(partial(cifar_resnet, 56, shortcut="none"), 2016, _RESNET, "plain-56 (CIFAR)"),
+    "plain110": Own(partial(cifar_resnet, 110, shortcut="none"), 2016, _RESNET, "plain-110 (CIFAR)"),
+    "resnet20": Own(partial(cifar_resnet, 20), 2016, _RESNET, "ResNet-20 (CIFAR)"),
+    "resnet32": Own(partial(cifar_resnet, 32), 2016, _RESNET, "ResNet-32 (CIFAR)"),
+    "resnet44": Own(partial(cifar_resnet, 44), 2016, _RESNET, "ResNet-44 (CIFAR)"),
+    "resnet56": Own(partial(cifar_resnet, 56), 2016, _RESNET, "ResNet-56 (CIFAR)"),
+    "resnet110": Own(partial(cifar_resnet, 110), 2016, _RESNET, "ResNet-110 (CIFAR)"),
+    "resnet1202": Own(partial(cifar_resnet, 1202), 2016, _RESNET, "ResNet-1202 (CIFAR)"),
+    "resnet110_b": Own(partial(cifar_resnet, 110, shortcut="B"), 2016, _RESNET, "ResNet-110, shortcut B"),
+    "resnet110_bn_after_add": Own(
+        partial(cifar_resnet, 110, ordering="bn_after_add"), 2016, _IDENTITY, "ResNet-110 (b)"
+    ),
+    "resnet110_relu_before_add": Own(
+        partial(cifar_resnet, 110, ordering="relu_before_add"), 2016, _IDENTITY, "ResNet-110 (c)"
+    ),
+    "resnet110_relu_preact": Own(partial(cifar_resnet, 110, ordering="relu_preact"), 2016, _IDENTITY, "ResNet-110 (d)"),
+    "resnet110_full_preact": Own(partial(cifar_resnet, 110, ordering="full_preact"), 2016, _IDENTITY, "ResNet-110 (e)"),
+    "resnet164_original": Own(partial(bottleneck_resnet, 164, ordering="original"), 2016, _IDENTITY, "ResNet-164 (a)"),
+    "resnet164_bn_after_add": Own(
+        partial(bottleneck_resnet, 164, ordering="bn_after_add"), 2016, _IDENTITY, "ResNet-164 (b)"
+    ),
+    "resnet164_relu_before_add": Own(
+        partial(bottleneck_resnet, 164, ordering="relu_before_add"), 2016, _IDENTITY, "ResNet-164 (c)"
+    ),
+    "resnet164_relu_preact": Own(
+        partial(bottleneck_resnet, 164, ordering="relu_preact"), 2016, _IDENTITY, "ResNet-164 (d)"
+    ),
+    "resnet164_full_preact": Own(
+        partial(bottleneck_resnet, 164, ordering="full_preact"), 2016, _IDENTITY, "ResNet-164 (e)"
+    ),
+    "resnet1001": Own(partial(bottleneck_resnet, 1001, ordering="full_preact"), 2016, _IDENTITY, "ResNet-1001 (e)"),
+    "resnet110_stochastic": Own(partial(cifar_resnet, 110, survival=0.5), 2016, _STOCHASTIC, "ResNet-110, stochastic"),
+    "resnet1202_stochastic": Own(
+        partial(cifar_resnet, 1202, survival=0.5), 2016, _STOCHASTIC, "ResNet-1202, stochastic"
+    ),
+    "highway19": Own(highway, 2015, "Srivastava et al. 2015, Training very deep networks", "Highway-19"),
+    "densenet40_k12": Own(partial(cifar_densenet, 40, 12), 2017, _DENSENET, "DenseNet-40, k = 12"),
+    "densenet100_k12": Own(partial(cifar_densenet, 100, 12), 2017, _DENSENET, "DenseNet-100, k = 12"),
+    "densenet100_k24": Own(partial(cifar_densenet, 100, 24), 2017, _DENSENET, "DenseNet-100, k = 24"),
+    "densenet_bc100_k12": Own(
+        partial(cifar_densenet, 100, 12, bottleneck=True), 2017, _DENSENET, "DenseNet-BC-100, k = 12"
+    ),
+    "densenet_bc250_k24": Own(
+        partial(cifar_densenet, 250, 24, bottleneck=True), 2017, _DENSENET, "DenseNet-BC-250, k = 24"
+    ),
+    "densenet_bc190_k40": Own(
+        partial(cifar_densenet, 190, 40, bottleneck=True), 2017, _DENSENET, "DenseNet-BC-190, k = 40"
+    ),
+    "wide_resnet28_10": Own(
+        partial(wide_resnet, 28, 10), 2016, "Zagoruyko and Komodakis 2016, Wide residual networks", "WRN-28-10"
+    ),
 }
 
 

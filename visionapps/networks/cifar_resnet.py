@@ -9,45 +9,15 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Literal
 
-from torch import Tensor, nn
+from torch import nn
 
 from visionapps.errors import ConfigError
 from visionapps.networks.base import Network, PooledHead
-from visionapps.networks.residual import Design, Ordering, Residual, Shortcut, Survival, initialise, linear_decay
+from visionapps.networks.chain import Chain
+from visionapps.networks.initial import he
+from visionapps.networks.residual import Design, Ordering, Residual, Shortcut, Survival, linear_decay
 
-LEAST = 4  # px: a smaller image has less than one pixel at the stride of the last map
 _WIDTHS = (16, 32, 64)
-
-
-class SmallImageNetwork(Network):
-    """A network whose last map has a quarter of the image's sides.
-
-    Args:
-        name: for errors.
-        features: steps, by name.
-        head: logits of the last map.
-    """
-
-    native = 32
-
-    def __init__(self, name: str, features: "OrderedDict[str, nn.Module]", head: nn.Module) -> None:
-        super().__init__()
-        self.name = name
-        self.features = nn.Sequential(features)
-        self.head = head
-
-    def forward(self, image: Tensor) -> Tensor:
-        """
-        Raises:
-            ConfigError: the image is smaller than one pixel of the last map.
-        """
-        height, width = image.shape[-2:]
-        if min(height, width) < LEAST:
-            raise ConfigError(
-                f"{self.name}: an image of {height}x{width} px is too small for maps of stride {LEAST}; the smallest "
-                f"legal size is {LEAST}x{LEAST}"
-            )
-        return super().forward(image)
 
 
 def cifar_resnet(
@@ -92,6 +62,24 @@ def cifar_resnet(
     chances = [Survival(p, rescale) for p in linear_decay(3 * blocks, survival)]
     name = f"{'plain' if shortcut == 'none' else 'ResNet'}-{depth}"
     return residual_network(name, num_classes, bands, widths=_WIDTHS, blocks=blocks, design=design, survival=chances)
+
+
+def bottleneck_resnet(
+    depth: int, num_classes: int = 10, bands: int = 3, *, ordering: Ordering = "original", shortcut: Shortcut = "B"
+) -> Network:
+    """The same with bottlenecks and, as in He et al. 2016b, projections where the shape changes: 164 or 1001 layers.
+
+    Args:
+        depth: 9 n + 2.
+        num_classes: K.
+        bands: C.
+        ordering: of the layers of a block, see ``Design``.
+        shortcut: see ``Design``.
+
+    Raises:
+        ConfigError: no network has this depth, or an argument is unknown.
+    """
+    return cifar_resnet(depth, num_classes, bands, ordering=ordering, shortcut=shortcut, bottleneck=True)
 
 
 def wide_resnet(depth: int, width: int, num_classes: int = 10, bands: int = 3, *, dropout: float = 0.0) -> Network:
@@ -158,6 +146,7 @@ def residual_network(
     if design.preactivated:
         norm = [nn.BatchNorm2d(channels)] if design.ordering == "full_preact" else []
         steps["activation"] = nn.Sequential(*norm, nn.ReLU())
-    network = SmallImageNetwork(name, steps, PooledHead(channels, num_classes))
-    initialise(network)
+    least = 2 ** (len(widths) - 1)
+    network = Chain(name, steps, PooledHead(channels, num_classes), native=32, least=least)
+    he(network)
     return network

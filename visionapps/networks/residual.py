@@ -29,6 +29,8 @@ class Design:
             changes and the identity elsewhere; "C" a projection everywhere; "none" makes the plain network.
         bottleneck: 1 x 1, 3 x 3, 1 x 1 with four times the channels going out, in place of two 3 x 3.
         dropout: of the map before the last 3 x 3 convolution of each body, in [0, 1).
+        strided: which convolution of a bottleneck carries the stride: "3x3", as in libraries of today, or the first
+            "1x1", as in the code of He et al., which computes a little less.
 
     Raises:
         ConfigError: there is no such ordering, shortcut or probability.
@@ -41,11 +43,13 @@ class Design:
     shortcut: Shortcut = "A"
     bottleneck: bool = False
     dropout: float = 0.0
+    strided: Literal["3x3", "1x1"] = "3x3"
 
     def __post_init__(self) -> None:
         for what, value, known in (
             ("ordering", self.ordering, get_args(Ordering)),
             ("shortcut", self.shortcut, get_args(Shortcut)),
+            ("strided", self.strided, ("3x3", "1x1")),
         ):
             if value not in known:
                 raise ConfigError(f"residual block: {what} {value!r} is unknown; choose one of {', '.join(known)}")
@@ -109,7 +113,7 @@ class Residual(nn.Module):
     Args:
         channels: D.
         width: W; E is W times the design's expansion.
-        stride: of the first convolution (in bottlenecks the first 1 x 1, as published) and of the shortcut.
+        stride: of the first 3 x 3 convolution, or as the design says, and of the shortcut.
         design: shared by the network.
         activated: the map that comes in has been through BN and ReLU, so a pre-activated body leaves out its first.
         survival: of this block while training.
@@ -156,14 +160,14 @@ class Residual(nn.Module):
         """(B, D, h, w) to (B, E, ceil(h / stride), ceil(w / stride))."""
         image = self.before(image)
         if self.shortcut is None:
-            out: Tensor = self.after(self.body(image))
-            return out
-        kept = self.shortcut(image)
-        if self.survives():
-            scale = self.survival.scale(self.training)
-            body = self.body(image)
-            kept = kept + (body if scale == 1 else scale * body)
-        out = self.after(kept)
+            total = self.body(image)
+        else:
+            total = self.shortcut(image)
+            if self.survives():
+                scale = self.survival.scale(self.training)
+                body = self.body(image)
+                total = total + (body if scale == 1 else scale * body)
+        out: Tensor = self.after(total)
         return out
 
     def survives(self) -> bool:
@@ -223,18 +227,6 @@ def linear_decay(blocks: int, last: float) -> list[float]:
     return [1 - (i + 1) / blocks * (1 - last) for i in range(blocks)]
 
 
-def initialise(network: nn.Module) -> None:
-    """Draw the weights of all convolutions as He et al. 2015 do: variance 2 over the inputs of a neuron; biases are 0.
-
-    Papers of this family say nothing of the linear layer: it keeps torch's weights, with biases of 0.
-    """
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
-        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-
-
 def _shortcut(channels: int, out: int, stride: int, design: Design) -> nn.Module | None:
     same = channels == out and stride == 1
     if design.shortcut == "none":
@@ -257,7 +249,8 @@ def _activation(channels: int, design: Design) -> nn.Sequential:
 def _body(channels: int, width: int, stride: int, design: Design, activated: bool) -> nn.Sequential:
     """The convolutions with what belongs between them."""
     if design.bottleneck:
-        shapes = [(channels, width, 1, stride), (width, width, 3, 1), (width, 4 * width, 1, 1)]
+        first, middle = (stride, 1) if design.strided == "1x1" else (1, stride)
+        shapes = [(channels, width, 1, first), (width, width, 3, middle), (width, 4 * width, 1, 1)]
     else:
         shapes = [(channels, width, 3, stride), (width, width, 3, 1)]
     layers: list[nn.Module] = []
