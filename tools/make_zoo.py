@@ -86,10 +86,9 @@ def architectures(listed: Mapping[str, Entry], merged: Mapping[str, Facts]) -> s
         value = merged[name]
         strides = ", ".join(str(stride) for stride, _ in value["levels"]) or "none"
         note = f"{entry.note}; the right one: `{entry.instead}`" if entry.instead else entry.note
-        rows.append(
-            f"| `{name}` | {entry.title} | {entry.year}, {entry.source} | {value['native']} | {value['parameters']:,} | "
-            f"{value['multiply_adds']:,} | {strides} | {note} |"
-        )
+        counts = f"{value['parameters']:,} | {value['multiply_adds']:,}"
+        published = f"{entry.title} | {entry.year}, {entry.source} | {value['native']}"
+        rows.append(f"| `{name}` | {published} | {counts} | {strides} | {note} |")
     return "\n".join(rows)
 
 

@@ -165,7 +165,7 @@ def _probe(name: str, features: nn.Sequential, bands: int) -> tuple[tuple[str, L
     for multiples in _PROBES:
         height, width = (_UNIT * m for m in multiples)
         image = torch.zeros(1, bands, height, width, device="meta")
-        given: list[tuple[str, Tensor, int]] = []
+        given: dict[int, tuple[str, Tensor, int]] = {}  # of each stride: its last map, and how often that was written
         for step, module in features.named_children():
             image = _map_of(name, step, module, image)
             channels, rows, cols = image.shape[1:]
@@ -176,8 +176,8 @@ def _probe(name: str, features: nn.Sequential, bands: int) -> tuple[tuple[str, L
                     f"{height}x{width}, which is no whole part of it; it is no pyramid: choose another backbone"
                 )
             found[step] = level
-            given.append((step, image, image._version))
-        spoilt = [step for step, values, version in given if values._version != version]
+            given[level.stride] = (step, image, image._version)
+        spoilt = [step for step, values, version in given.values() if values._version != version]
         assert not spoilt, f"{name}: steps after {spoilt} compute in place of its map, which is a level"
     return tuple(found.items())
 
