@@ -1,5 +1,6 @@
 """Classification networks written here as pyramids: the last step of each stride of ``Network.features`` is a level."""
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -15,8 +16,9 @@ from visionapps.errors import ConfigError
 from visionapps.networks.catalogue import OWN, PREFIX, Own, unknown
 from visionapps.structures import InputSpec, Level
 
-_UNIT = 32  # px: sides of the probes are multiples of it, and of the coarsest stride of every network here
-_PROBES = ((7, 7), (3, 4))
+_UNIT = 2**5 * 3**2  # px: sides of the first probe are multiples of it: of 32, and of the 36 of OverFeat
+_FIRST = (2, 3)
+_PROBES = ((7, 7), (3, 4))  # sizes of the others, in multiples of the coarsest stride
 _OCTAVES = tuple(2**i for i in range(8))
 
 
@@ -55,7 +57,8 @@ def plan_own(name: str, *, bands: int = 3, strides: Sequence[int] = (2, 4, 8, 16
     Args:
         name: with "visionapps/" before it.
         bands: of the image.
-        strides: which levels to give, out of those that the network has; steps past the last one are removed.
+        strides: which levels to give, out of those that the network has; steps past the last one are removed. One that
+            it does not have stands for the one within half an octave, such as OverFeat's 36 for 32.
         output_stride: 32; none of them can be dilated.
 
     Raises:
@@ -71,7 +74,7 @@ def plan_own(name: str, *, bands: int = 3, strides: Sequence[int] = (2, 4, 8, 16
     last = {level.stride: (step, level) for step, level in steps}
     if own.single:
         return _single(name, own, steps[-1], strides, padded)
-    chosen = [last[stride] for stride in sorted(set(strides)) if stride in last]
+    chosen = [last[stride] for stride in sorted(last) if any(_stands_for(stride, each) for each in strides)]
     if not chosen:
         raise _none_wanted(name, last, strides)
     return Plan(name, own, tuple(s for s, _ in chosen), tuple(level for _, level in chosen), padded, None)
@@ -131,6 +134,10 @@ def _is_pyramid(name: str) -> bool:
     return True
 
 
+def _stands_for(stride: int, wanted: int) -> bool:
+    return abs(math.log2(stride / wanted)) < 0.5
+
+
 def _single(name: str, own: Own, last: tuple[str, Level], strides: Sequence[int], padded: bool) -> Plan:
     step, level = last
     levels = simple_levels(level, strides)
@@ -161,25 +168,39 @@ def _steps(name: str, own: Own, bands: int) -> tuple[tuple[tuple[str, Level], ..
 
 
 def _probe(name: str, features: nn.Sequential, bands: int) -> tuple[tuple[str, Level], ...]:
-    found: dict[str, Level] = {}
+    found = _sizes(name, features, bands, tuple(_UNIT * m for m in _FIRST))
+    coarsest = max(level.stride for level in found.values())
     for multiples in _PROBES:
-        height, width = (_UNIT * m for m in multiples)
-        image = torch.zeros(1, bands, height, width, device="meta")
-        given: dict[int, tuple[str, Tensor, int]] = {}  # of each stride: its last map, and how often that was written
-        for step, module in features.named_children():
-            image = _map_of(name, step, module, image)
-            channels, rows, cols = image.shape[1:]
-            level = Level(max(1, height // max(1, rows)), channels)
-            if (rows * level.stride, cols * level.stride) != (height, width) or found.get(step, level) != level:
-                raise ConfigError(
-                    f"{name}: its map {step} has (C, H, W) = {(channels, rows, cols)} for an image of "
-                    f"{height}x{width}, which is no whole part of it; it is no pyramid: choose another backbone"
-                )
-            found[step] = level
-            given[level.stride] = (step, image, image._version)
-        spoilt = [step for step, values, version in given.values() if values._version != version]
-        assert not spoilt, f"{name}: steps after {spoilt} compute in place of its map, which is a level"
+        height, width = (coarsest * m for m in multiples)
+        if _sizes(name, features, bands, (height, width)) != found:
+            raise _no_part(name, "with another stride", (height, width))
     return tuple(found.items())
+
+
+def _sizes(name: str, features: nn.Sequential, bands: int, size: tuple[int, ...]) -> dict[str, Level]:
+    """The level of every step, for an image of one size."""
+    height, width = size
+    image = torch.zeros(1, bands, height, width, device="meta")
+    found: dict[str, Level] = {}
+    last: dict[int, tuple[str, Tensor, int]] = {}  # of each stride: its last map, and how often that was written
+    for step, module in features.named_children():
+        image = _map_of(name, step, module, image)
+        channels, rows, cols = image.shape[1:]
+        level = Level(max(1, height // max(1, rows)), channels)
+        if (rows * level.stride, cols * level.stride) != (height, width):
+            raise _no_part(name, f"{step} of {rows}x{cols}", (height, width))
+        found[step] = level
+        last[level.stride] = (step, image, image._version)
+    spoilt = [step for step, values, version in last.values() if values._version != version]
+    assert not spoilt, f"{name}: steps after {spoilt} compute in place of its map, which is a level"
+    return found
+
+
+def _no_part(name: str, what: str, size: tuple[int, int]) -> ConfigError:
+    return ConfigError(
+        f"{name}: it has a map {what} for an image of {size[0]}x{size[1]}, which is no whole part of it, so it is no "
+        "pyramid; choose another backbone"
+    )
 
 
 def _map_of(name: str, step: str, module: nn.Module, image: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class Facts(TypedDict):
 
     Attributes:
         native: side of the image in pixels.
-        parameters: trained numbers of the whole classifier, auxiliary ones left out.
+        parameters: trained numbers of the whole classifier.
         multiply_adds: of one image of that side, convolutions and products of matrices.
         levels: stride and channels of each map of its pyramid; none: it is none.
         why: in that case, the reason.
