@@ -72,7 +72,7 @@ def plan_own(name: str, *, bands: int = 3, strides: Sequence[int] = (2, 4, 8, 16
     own = OWN[key]
     steps, padded = _steps(name, own, bands)
     last = {level.stride: (step, level) for step, level in steps}
-    if own.single:
+    if len(last) == 1 and steps[-1][1].stride > 1:  # a stem and blocks of attention
         return _single(name, own, steps[-1], strides, padded)
     chosen = [last[stride] for stride in sorted(last) if any(_stands_for(stride, each) for each in strides)]
     if not chosen:

@@ -45,8 +45,6 @@ class Own:
         source: paper and place in it.
         title: as people call it; empty: the key.
         note: what a user should know before choosing it.
-        single: its steps are a stem and then maps of one stride (transformers): only the last map counts, and other
-            strides are made from it.
     """
 
     build: Callable[..., Network]
@@ -54,7 +52,6 @@ class Own:
     source: str
     title: str = ""
     note: str = ""
-    single: bool = False
 
 
 _RESNET = "He et al. 2016, Deep residual learning, section 4.2"
