@@ -21,13 +21,16 @@ from visionapps.classification.base import Classifier
 from visionapps.detection.base import Detector, Limits
 from visionapps.errors import OutputError, VisionAppsError, WeightsError
 from visionapps.files import whole_output
+from visionapps.inference.packed import pack_state, unpack_state
 from visionapps.models import build
 from visionapps.segmentation.base import Segmentor
 from visionapps.structures import Frame, InputSpec, LabelSpace, Rescale
 
 FORMAT = 1  # raise it when an older reader would misread model.yaml
+PACKED_FORMAT = 2  # the same with packed weights; older readers know only 1, and refuse it by its number
 MODEL, WEIGHTS, CARD = "model.yaml", "weights.safetensors", "card.json"
 CHECKPOINT_KEY = "visionapps"  # what a training checkpoint says about its model stands under this key
+_PACKED = "packed"  # names of packed tensors, as JSON in the header of the weights
 _PREFIX = "model."  # where a Lightning task keeps its model
 
 
@@ -46,6 +49,7 @@ class Bundle:
         category_ids: of a detector: the number of each of the K classes in the annotations that it learnt from, for
             results in their terms; None: not known.
         frame: of a classifier: how photos become the squares that it judges; None: the whole photo, ``tile`` px.
+        packed: weights are written in as few bytes as they need, without loss; see visionapps.inference.packed.
     """
 
     model: Segmentor | Detector | Classifier
@@ -57,6 +61,7 @@ class Bundle:
     rescale: Rescale | None = None
     category_ids: tuple[int, ...] | None = None
     frame: Frame | None = None
+    packed: bool = False
 
     def __post_init__(self) -> None:
         if self.model.num_classes != len(self.labels):
@@ -137,7 +142,7 @@ class Bundle:
         if folder.is_dir() and any(folder.iterdir()) and not (folder / MODEL).exists():
             raise OutputError(f"{folder}: holds other files and no {MODEL}, so it is not replaced; choose a new folder")
         head = {
-            "format": FORMAT,
+            "format": PACKED_FORMAT if self.packed else FORMAT,
             "recipe": self.model.recipe,
             "spec": self.spec.to_dict(),
             "labels": self.labels.to_dict(),
@@ -152,11 +157,15 @@ class Bundle:
         card = {"visionapps": __version__, "created": datetime.now(UTC).isoformat(timespec="seconds"), **self.card}
         # Cloned: tensors that share memory are refused by the format.
         state = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in self.model.state_dict().items()}
+        packed = None
+        if self.packed:
+            state, names = pack_state(state)
+            packed = {_PACKED: json.dumps(names)}
         with whole_output(folder, overwrite) as part:
             part.mkdir()
             (part / MODEL).write_text(yaml.safe_dump(head, sort_keys=False))
             (part / CARD).write_text(json.dumps(card, indent=2) + "\n")
-            save_file(state, part / WEIGHTS)
+            save_file(state, part / WEIGHTS, packed)
             (part / WEIGHTS).chmod((part / MODEL).stat().st_mode)  # safetensors writes for the owner alone
 
 
@@ -169,26 +178,32 @@ def load(folder: Path) -> Bundle:
     Raises:
         WeightsError: a file is missing, damaged, of another version, or does not fit the model.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not folder.is_dir():
         raise WeightsError(f"{folder}: no such bundle; expected a folder that `visionapps export` wrote")
     missing = [name for name in (MODEL, WEIGHTS, CARD) if not (folder / name).is_file()]
     if missing:
         raise WeightsError(f"{folder}: {' and '.join(missing)} missing; a bundle is a folder that export wrote, whole")
     head = _mapping(folder / MODEL, yaml.safe_load, yaml.YAMLError)
-    if head.get("format") != FORMAT:
+    if head.get("format") not in (FORMAT, PACKED_FORMAT):
         raise WeightsError(
-            f"{folder / MODEL}: bundle format {head.get('format')!r}, but visionapps {__version__} reads {FORMAT}; "
-            "export the checkpoint again with this version, or install the one that wrote the bundle"
+            f"{folder / MODEL}: bundle format {head.get('format')!r}, but visionapps {__version__} reads {FORMAT} and "
+            f"{PACKED_FORMAT}; export the checkpoint again with this version, or install the one that wrote the bundle"
         )
     card = _mapping(folder / CARD, json.loads, json.JSONDecodeError)
+    packed = head["format"] == PACKED_FORMAT
+    return _assemble({**head, "packed": packed}, _weights(folder / WEIGHTS, packed=packed), card, where=folder / MODEL)
+
+
+def _weights(path: Path, *, packed: bool) -> dict[str, Tensor]:
+    from safetensors import SafetensorError, safe_open
+
     try:
-        state = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{folder / WEIGHTS}: damaged ({error}); copy the bundle again or export it anew") from error
-    return _assemble(head, state, card, where=folder / MODEL)
+        with safe_open(path, framework="pt") as file:
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            names = json.loads((file.metadata() or {})[_PACKED]) if packed else []
+        return unpack_state(state, tuple(map(str, names)))
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise WeightsError(f"{path}: damaged ({error}); copy the bundle again or export it anew") from error
 
 
 def from_checkpoint(path: Path) -> Bundle:
@@ -239,7 +254,9 @@ def _assemble(head: Mapping[str, Any], state: Mapping[str, Tensor], card: dict[s
         raise WeightsError(f"{where}: the recipe builds a model for {model.spec}, but its weights belong to {spec}")
     _fit(model, state, where)
     try:
-        return Bundle(model.eval(), labels, tile, card, resize, gsd, rescale, category_ids, frame)
+        return Bundle(
+            model.eval(), labels, tile, card, resize, gsd, rescale, category_ids, frame, bool(head.get("packed"))
+        )
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from error
 
