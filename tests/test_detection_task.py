@@ -104,11 +104,3 @@ def test_means_of_terms_are_read_together_and_begin_anew():
     assert means.read() == {"a": 2.0, "b": 15.0}
     means.add({"a": torch.tensor(5.0), "b": torch.tensor(5.0)})
     assert means.read() == {"a": 5.0, "b": 5.0}
-
-
-def test_one_reading_that_is_no_number_is_forgiven_and_two_are_not():
-    means = TermMeans()
-    for value, lost in ((float("inf"), False), (1.0, False), (float("nan"), False), (float("nan"), True)):
-        means.add({"a": torch.tensor(value)})
-        means.read()
-        assert means.lost == lost

@@ -48,10 +48,9 @@ class TorchvisionDetector(Detector):
     Args:
         arguments: of visionapps.models.faster_rcnn, as a recipe holds them.
         weights: of the backbone.
-        sides: (shorter, longer) of the photos in pixels, which torchvision then leaves as they are.
     """
 
-    def __init__(self, arguments: dict[str, Any], weights: str, sides: tuple[int, int]) -> None:
+    def __init__(self, arguments: dict[str, Any], weights: str) -> None:
         from torchvision.models.detection import FasterRCNN
         from torchvision.models.detection.anchor_utils import AnchorGenerator
         from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
@@ -70,8 +69,6 @@ class TorchvisionDetector(Detector):
         spec = body.spec
         self.network = FasterRCNN(
             Pyramid(body, [level.channels for level in body.levels], width),
-            min_size=sides[0],
-            max_size=sides[1],
             image_mean=list(spec.mean),
             image_std=list(spec.std),
             rpn_anchor_generator=AnchorGenerator(sizes, (tuple(proposing.ratios),) * len(sizes)),
@@ -86,6 +83,8 @@ class TorchvisionDetector(Detector):
             box_batch_size_per_image=regions.sampled,
             box_positive_fraction=regions.objects,
         )
+        # Photos come at the size that they shall have.
+        self.network.transform.resize = lambda image, target=None: (image, target)
 
     def load_pretrained(self, names: tuple[str, ...]) -> None:
         self.backbone.load_pretrained()
@@ -122,10 +121,8 @@ def main() -> None:
         assert isinstance(task, DetectionTask)
         data.setup("fit")
         if not options.ours:
-            rescale = data.view.rescale
-            sides = (rescale.short, rescale.long) if rescale else (min(data.val_photos[0].size),) * 2
             # The recipe holds no weights, for a bundle brings them; those of the config are what the backbone wants.
-            task.model = TorchvisionDetector(task.model.recipe["arguments"], task.model.backbone.weights, sides)
+            task.model = TorchvisionDetector(task.model.recipe["arguments"], task.model.backbone.weights)
         task.prepare(data, pretrained=True)
         wall, cpu = time.perf_counter(), time.process_time()
         trainer.fit(task, data)

@@ -14,10 +14,12 @@ class Backbone(nn.Module):
         levels: one Level per feature map, finest first, strides ascending and true: map l is exactly
             H / stride by W / stride, found by probing and never inferred from a batch.
         spec: the input that the weights belong to; heads normalise with it before calling forward.
+        fresh: modules that begin with random numbers whatever weights are loaded, and have to learn.
     """
 
     levels: tuple[Level, ...]
     spec: InputSpec
+    fresh: tuple[nn.Module, ...] = ()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Features of a normalised image.

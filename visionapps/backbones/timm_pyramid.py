@@ -84,6 +84,7 @@ class TimmPyramid(Backbone):
         self.weights = weights
         self.body = plan.build(len(spec.bands))
         self.simple = SimplePyramid(plan.single, plan.levels) if plan.single else None
+        self.fresh = (self.simple.scales,) if self.simple is not None else ()
         self._channels_last = _is_channels_last(self.body)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

@@ -165,7 +165,7 @@ class RandomObjects(Dataset[Batch]):
         photo, target = self._choose(index, rng)
         factor = self._factor(photo, rng)
         window = self._window(photo, target, None, factor, rng)
-        return round(window.height * factor), round(window.width * factor)
+        return max(1, round(window.height * factor)), max(1, round(window.width * factor))
 
     def _choose(self, index: int | None, rng: np.random.Generator) -> tuple[int, int | None]:
         """The number of a photo, and of the object that shall be seen; whole photos go round in turn by the index."""

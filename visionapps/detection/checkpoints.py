@@ -80,7 +80,7 @@ def spec_of(checkpoint: str) -> InputSpec | None:
     Raises:
         WeightsError: a bundle whose head is missing or damaged.
     """
-    folder = Path(checkpoint)
+    folder = Path(checkpoint).expanduser()
     return InputSpec.from_dict(_head(folder)["spec"]) if folder.is_dir() else None
 
 
@@ -172,12 +172,22 @@ def _read(model: Detector, source: str) -> _Saved:
 
 def _published(name: str) -> State:
     """The weights of one of torchvision's detectors, from the local cache or the network."""
-    from torchvision.models import get_model_weights
+    from torchvision.models import detection as published
+    from torchvision.models import get_model_weights, list_models
 
+    if name not in (names := list_models(published)):
+        raise WeightsError(f"checkpoint {PUBLISHED}{name}: torchvision has no such detector; it has {', '.join(names)}")
     weights = next(iter(get_model_weights(name)))
     card = TorchvisionCard(name, weights.name, str(weights.url), (), ())
-    cached = cached_file(card)
-    return read_tensors(cached) if cached else download(card)
+    if cached := cached_file(card):
+        return read_tensors(cached)
+    try:
+        return download(card)
+    except WeightsError as error:
+        reason = str(error).partition(";")[0]
+        raise WeightsError(
+            f"{reason}; fetch {card.url} on a machine with internet and name the file: checkpoint: FILE"
+        ) from error
 
 
 def _head(folder: Path) -> dict[str, Any]:

@@ -134,20 +134,24 @@ class RPN(nn.Module):
         return RPNOutput(torch.cat(logits, 1), torch.cat(codes, 1), torch.cat(anchors), per_level)
 
     @torch.no_grad()
-    def propose(self, output: RPNOutput, sizes: Sequence[tuple[int, int]], *, training: bool) -> list[Tensor]:
+    def propose(
+        self, output: RPNOutput, sizes: Sequence[tuple[int, int]], *, training: bool, room: int = 0
+    ) -> list[Tensor]:
         """The best boxes of each image, clipped to it, best first; no gradients flow through them.
 
         Args:
             output: of forward.
             sizes: (h, w) of each image.
             training: which of the two limits hold.
+            room: as many proposals are possible in any case, for whoever wants as many detections.
 
         Returns:
             (P, 4) float32 of each image.
         """
         which = 0 if training else 1
+        before, after = max(self.limits.before[which], room), max(self.limits.after[which], room)
         with in_full(output.logits):
-            boxes, scores, level = self._candidates(output, self.limits.before[which])
+            boxes, scores, level = self._candidates(output, before)
             boxes = torch.stack([clip(each, size) for each, size in zip(boxes, sizes, strict=True)])
             small = (boxes[..., 2:] - boxes[..., :2]).amin(-1) < self.limits.least_side
             small |= scores.sigmoid() < self.limits.score
@@ -156,7 +160,7 @@ class RPN(nn.Module):
             images, per_image = scores.shape
             groups = torch.arange(images, device=level.device)[:, None] * len(output.per_level) + level
             kept = suppress(boxes.flatten(0, 1), scores.flatten(), groups.flatten(), self.limits.nms)
-            return _by_image(boxes.flatten(0, 1), small.flatten(), kept, per_image, self.limits.after[which])
+            return _by_image(boxes.flatten(0, 1), small.flatten(), kept, per_image, after)
 
     def losses(
         self,

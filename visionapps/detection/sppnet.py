@@ -23,6 +23,7 @@ from visionapps.errors import ConfigError
 
 BINS = (1, 2, 3, 6)  # along a side, of each level: 50 bins, as in section 4.1
 SCALES = (480, 576, 688, 864, 1200)  # px of the shorter side, section 4.1
+_LONGEST = 3000  # px to which the longer side is enlarged at most: 1200 on the shorter side of a 5 : 2 panorama
 _USUAL_AREA = 224.0**2  # of a window at the scale that suits it: the image of a classifier
 
 
@@ -161,6 +162,11 @@ class SPPNet(TwoStage):
                 f"sppnet: features are fixed and pooled in pyramids, but the neck is a {type(neck).__name__} and the "
                 f"pooler a {type(roi_heads.pooler).__name__}; take SingleLevel and PyramidPooler, or Fast R-CNN"
             )
+        if any(True for module in backbone.fresh for _ in module.parameters()):
+            raise ConfigError(
+                "sppnet: features are fixed, but the finer maps of this backbone are made by layers that begin with "
+                "random numbers and would never learn; take a stride that the network itself has, or Fast R-CNN"
+            )
         self.scales = roi_heads.pooler.scales
         self.backbone.requires_grad_(False)
 
@@ -199,9 +205,9 @@ def _checked(bins: Sequence[int]) -> tuple[int, ...]:
 
 
 def _scaled(size: tuple[int, int], scale: int) -> tuple[int, int]:
-    """(h, w) whose shorter side is scale pixels."""
-    shorter = min(size)
-    return max(1, round(size[0] * scale / shorter)), max(1, round(size[1] * scale / shorter))
+    """(h, w) whose shorter side is scale pixels; of a strip fewer, as memory follows the longer one."""
+    factor = min(scale / min(size), max(_LONGEST, *size) / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
 def _factors(sizes: Sequence[tuple[int, int]], scales: Sequence[int], device: torch.device) -> Tensor:

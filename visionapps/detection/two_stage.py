@@ -81,7 +81,7 @@ class TwoStage(Detector):
         with self.computing(image.device):
             features = self._features(image, sizes)
             if self.rpn is not None:
-                given = self.rpn.propose(self.rpn(features), sizes, training=False)
+                given = self.rpn.propose(self.rpn(features), sizes, training=False, room=self.limits.most or 0)
             return self._detections(features, given, sizes)
 
     def judge(self, batch: Batch) -> tuple[dict[str, Tensor], list[Detections]]:
@@ -129,7 +129,8 @@ class TwoStage(Detector):
         if self.rpn is None:
             return {}, self._given(batch.proposals, batch.sizes, batch.image.device)
         output = self.rpn(features)
-        proposals = self.rpn.propose(output, batch.sizes, training=training)
+        room = 0 if training else self.limits.most or 0
+        proposals = self.rpn.propose(output, batch.sizes, training=training, room=room)
         return self.rpn.losses(output, known, batch.sizes, generator), proposals
 
     def _second_stage(

@@ -1,7 +1,8 @@
 """What can be said about the parts of a detector, in groups that a YAML file and a recipe can hold."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from visionapps.backbones.norms import Norms
 from visionapps.detection.anchors import RATIOS
@@ -11,6 +12,25 @@ from visionapps.detection.retinanet import BoxLoss
 from visionapps.detection.rpn import ProposalLimits
 from visionapps.detection.sppnet import BINS
 from visionapps.errors import ConfigError
+
+
+def numbers(name: str, value: object, *, count: int | None = None) -> tuple[Any, ...]:
+    """A list of numbers from Python or YAML as a tuple.
+
+    Args:
+        name: in messages.
+        value: what the user gave.
+        count: how many are wanted; None: one or more.
+
+    Raises:
+        ConfigError: it is something else.
+    """
+    listed = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    fine = all(isinstance(each, int | float) and not isinstance(each, bool) for each in listed)
+    if not listed or not fine or count not in (None, len(listed)):
+        wanted = "a list of numbers" if count is None else f"{count} numbers"
+        raise ConfigError(f"{name}: {value!r} must be {wanted}, such as {name}: [{'0.1, 0.5' if count else '8, 16'}]")
+    return listed
 
 
 @dataclass(frozen=True)
@@ -35,7 +55,7 @@ class Features:
 
     def __post_init__(self) -> None:
         if self.strides is not None:
-            object.__setattr__(self, "strides", tuple(self.strides))  # YAML brings lists
+            object.__setattr__(self, "strides", numbers("features.strides", self.strides))  # YAML brings lists
         if self.layout not in ("fpn", "single") or self.norms not in ("frozen", "trained"):
             raise ConfigError(
                 f"features: layout {self.layout!r} must be fpn or single, norms {self.norms!r} frozen or trained"
@@ -67,8 +87,13 @@ class Proposing:
 
     def __post_init__(self) -> None:
         if self.sizes is not None:
-            object.__setattr__(self, "sizes", tuple(tuple(float(s) for s in level) for level in self.sizes))
-        object.__setattr__(self, "ratios", tuple(self.ratios))
+            if not isinstance(self.sizes, Sequence) or not all(isinstance(level, Sequence) for level in self.sizes):
+                raise ConfigError(
+                    f"proposing.sizes: {self.sizes!r} must be one list of anchor sizes per map: [[32], [64], [128]]"
+                )
+            sizes = tuple(tuple(map(float, numbers("proposing.sizes", level))) for level in self.sizes)
+            object.__setattr__(self, "sizes", sizes)
+        object.__setattr__(self, "ratios", numbers("proposing.ratios", self.ratios))
 
 
 @dataclass(frozen=True)
@@ -96,8 +121,7 @@ class Regions:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        low, high = self.background
-        object.__setattr__(self, "background", (low, high))
+        object.__setattr__(self, "background", numbers("regions.background", self.background, count=2))
         if self.head not in ("linear", "conv") or min(self.size, self.hidden) < 1:
             raise ConfigError(
                 f"regions: head {self.head!r} must be linear or conv, size {self.size} and hidden {self.hidden} at "
@@ -122,9 +146,9 @@ class Pyramids:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "bins", tuple(self.bins))
+        object.__setattr__(self, "bins", numbers("pyramids.bins", self.bins))
         if self.scales is not None:
-            object.__setattr__(self, "scales", tuple(self.scales))
+            object.__setattr__(self, "scales", numbers("pyramids.scales", self.scales))
 
 
 @dataclass(frozen=True)

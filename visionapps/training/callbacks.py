@@ -17,7 +17,8 @@ class FreezeBackbone(Callback):
     """Keep the backbone, or its first part, as it was pretrained for the first epochs, then train all of it.
 
     Statistics of batch normalisation and whatever else differs in training stand still as well while it is frozen.
-    What the model itself keeps fixed is never unfrozen.
+    What the model itself keeps fixed is never unfrozen, and layers that no weights were loaded into (the pyramid of a
+    plain transformer) are never frozen.
 
     Args:
         epochs: how many epochs to freeze for; -1: for the whole run.
@@ -35,7 +36,8 @@ class FreezeBackbone(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         backbone = _backbone_of(pl_module)
         below = list(backbone.parameters()) if self.stride is None else parameters_below(backbone, self.stride)
-        self._chosen = [parameter for parameter in below if parameter.requires_grad]
+        fresh = {id(parameter) for module in backbone.fresh for parameter in module.parameters()}
+        self._chosen = [parameter for parameter in below if parameter.requires_grad and id(parameter) not in fresh]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not self._chosen:  # the model keeps all of it fixed, in its own way

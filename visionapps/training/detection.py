@@ -62,7 +62,8 @@ class DetectionTask(Task):
         self.engine = engine
         self.scores: CocoScores | None = None
         self.mask_scores: CocoScores | None = None
-        self._terms = TermMeans()
+        self._terms = {"train": TermMeans(), "val": TermMeans()}
+        self._bad = 0  # readings in a row that were not finite: one may be a step that a gradient scaler skips
         self._found = Found()
 
     def meet(self, data: DetectionData) -> None:
@@ -80,7 +81,7 @@ class DetectionTask(Task):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self.model.losses(_channels_last(batch))
-        total = self._terms.add(terms)
+        total = self._terms["train"].add(terms)
         # Reading numbers back waits for the device: so every N steps, all terms at once.
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (self.trainer.global_step + 1) % every == 0:
@@ -88,12 +89,12 @@ class DetectionTask(Task):
         return total
 
     def on_validation_epoch_start(self) -> None:
-        self._terms = TermMeans()
+        self._terms["val"] = TermMeans()
         self._found = Found()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         terms, found = self.model.judge(_channels_last(batch))
-        self._terms.add(terms)
+        self._terms["val"].add(terms)
         sizes = [photo.size for photo in self.trainer.datamodule.val_photos]  # type: ignore[attr-defined]
         self._found.add(batch, found, sizes)
 
@@ -152,9 +153,10 @@ class DetectionTask(Task):
         return boxes, coco_scores(truth, found, classes, kind="mask", engine=self.engine)
 
     def _log_terms(self, split: str) -> None:
-        means = self._terms.read()
+        means = self._terms[split].read()
         total = sum(means.values())
-        if split == "train" and self._terms.lost:
+        self._bad = 0 if math.isfinite(total) else self._bad + 1
+        if split == "train" and self._bad >= 2:
             listed = ", ".join(f"{name} {value:g}" for name, value in means.items())
             raise ConfigError(
                 f"training: the loss is no number any more at step {self.trainer.global_step} ({listed}); lower the "
@@ -171,12 +173,6 @@ class TermMeans:
         self._names: tuple[str, ...] = ()
         self._sums: Tensor | None = None
         self._count = 0
-        self._bad = 0  # readings in a row that were not finite
-
-    @property
-    def lost(self) -> bool:
-        """Whether two readings in a row were not finite: one may be a step that a gradient scaler skips."""
-        return self._bad >= 2
 
     def add(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Count the terms of a batch, always the same names. Returns their sum, with gradient."""
@@ -191,25 +187,25 @@ class TermMeans:
         """The means since the last reading; starts anew."""
         sums: list[float] = [] if self._sums is None else self._sums.tolist()
         means = {name: value / self._count for name, value in zip(self._names, sums, strict=True)}
-        self._bad = 0 if all(map(math.isfinite, means.values())) else self._bad + 1
         self._sums, self._count = None, 0
         return means
 
 
 def require_learnable(model: Detector, data: DetectionData) -> None:
-    """Check that the data holds what a detector learns from.
+    """Check that the data holds what a detector learns from and is scored by.
 
     Raises:
-        DataError: there is no object, or there are no masks where the detector draws them.
-        ConfigError: the detector needs proposals, and the dataset names none.
+        DataError: there is no object on a side, or there are no masks where the detector draws them.
+        ConfigError: the detector needs proposals, and the dataset names none, or the view makes objects without any.
     """
     photos = data.train_photos
     where = data.dataset.annotations
-    if not any((~photo.objects.ignored).any() for photo in photos):
-        raise DataError(
-            f"{where}: none of the {len(photos)} training photos has an object to learn from; check classes, split and "
-            "policies of the dataset (`visionapps check` lists what became of every annotation)"
-        )
+    for side, seen, purpose in (("training", photos, "learn from"), ("validation", data.val_photos, "be scored by")):
+        if seen and not any((~photo.objects.ignored).any() for photo in seen):
+            raise DataError(
+                f"{where}: none of the {len(seen)} {side} photos has an object to {purpose}; check classes, split and "
+                "policies of the dataset (`visionapps check` lists what became of every annotation)"
+            )
     if model.gives_masks and not all(photo.objects.masks is not None for photo in photos if len(photo.objects)):
         raise DataError(
             f"{where}: the model draws masks, but the annotations hold boxes only; give annotations with polygons or "
@@ -219,6 +215,11 @@ def require_learnable(model: Detector, data: DetectionData) -> None:
         raise ConfigError(
             "data: the model looks at proposals that it does not make itself; write them with `visionapps proposals` "
             "and name the file in data.init_args.dataset.proposals"
+        )
+    if model.needs_proposals and data.view.copy_paste:
+        raise ConfigError(
+            "view: copy_paste adds objects that no proposal of the file is about, so the model would learn of them "
+            "from perfect boxes only; set view.copy_paste: 0 for a model that looks at proposals"
         )
 
 

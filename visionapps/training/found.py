@@ -1,5 +1,6 @@
 """What a validation has found, gathered by photo over batches, tiles and processes."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -82,8 +83,9 @@ def _place(batch: Batch, i: int, size: Size) -> Window:
     """Where image i lies in its photo, in whole pixels of the photo."""
     (row, col), (height, width), factor = batch.origins[i], batch.sizes[i], batch.factors[i]
     window = Window(row, col, max(1, round(height / factor)), max(1, round(width / factor)))
-    # Rounded sides of a scaled photo may miss the photo's by a pixel.
-    near = row == col == 0 and abs(window.height - size[0]) <= 1 and abs(window.width - size[1]) <= 1
+    # Sides of a scaled photo are rounded to whole pixels of the scaled one.
+    rounding = math.ceil(max(1.0, 0.5 / factor))
+    near = row == col == 0 and max(abs(window.height - size[0]), abs(window.width - size[1])) <= rounding
     return Window(0, 0, *size) if near else window
 
 

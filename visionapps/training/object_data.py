@@ -201,16 +201,17 @@ class EpochOrder(Sampler[int]):
             yield from self._stretch(own[start : start + self._batch * _SORTED])
 
     def _stretch(self, indices: range) -> list[int]:
-        """The same indices, those of like shape in one batch; an incomplete batch stays last."""
+        """The same indices, those of like shape in one batch; an incomplete batch is drawn of all shapes and last."""
         shapes = {index: self._items.shape(index) for index in indices}
         if len(set(shapes.values())) == 1:
             return list(indices)
-        alike = sorted(indices, key=lambda index: _likeness(shapes[index]))
-        batches = [alike[start : start + self._batch] for start in range(0, len(alike), self._batch)]
-        whole = [batch for batch in batches if len(batch) == self._batch]
         rng = np.random.default_rng((1 << 34, indices[0]))
-        mixed = [whole[i] for i in rng.permutation(len(whole))] + batches[len(whole) :]
-        return [index for batch in mixed for index in batch]
+        # Whoever drops the incomplete batch would else drop the largest photos, in every epoch.
+        mixed = [indices[i] for i in rng.permutation(len(indices))]
+        full = len(mixed) // self._batch * self._batch
+        alike = sorted(mixed[:full], key=lambda index: (_likeness(shapes[index]), index))
+        batches = [alike[start : start + self._batch] for start in range(0, full, self._batch)]
+        return [index for i in rng.permutation(len(batches)) for index in batches[i]] + mixed[full:]
 
 
 def view_warnings(view: View, photos: Sequence[ObjectPhoto]) -> list[str]:

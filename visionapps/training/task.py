@@ -115,6 +115,11 @@ class Task(LightningModule):
         scheduler = self._makers.scheduler(optimizer)
         setting: dict[str, Any] = {"scheduler": scheduler, "interval": "epoch"}
         if isinstance(scheduler, ReduceLROnPlateau):
+            if scheduler.mode != "max":
+                raise ConfigError(
+                    f"scheduler: ReduceLROnPlateau watches {self.SCORE}, of which more is better; with mode: "
+                    f"{scheduler.mode} it would lower the rate while the score rises: set scheduler.init_args.mode: max"
+                )
             setting |= {"monitor": self.SCORE, "frequency": self.trainer.check_val_every_n_epoch or 1}
         return {"optimizer": optimizer, "lr_scheduler": setting}
 
