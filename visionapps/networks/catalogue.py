@@ -16,6 +16,7 @@ from visionapps.errors import ConfigError
 from visionapps.networks import (
     alexnet,
     bn_inception,
+    enet,
     googlenet,
     lenet,
     mobilenet,
@@ -23,7 +24,9 @@ from visionapps.networks import (
     nin,
     overfeat,
     plain,
+    published,
     vgg,
+    vit,
     zfnet,
 )
 from visionapps.networks.base import Network
@@ -59,6 +62,35 @@ _IDENTITY = "He et al. 2016, Identity mappings, figure 4"
 _STOCHASTIC = "Huang et al. 2016, Deep networks with stochastic depth"
 _DENSENET = "Huang et al. 2017, DenseNet, table 2 (CIFAR)"
 OWN: dict[str, Own] = {
+    "inception_resnet_v2": Own(
+        published.inception_resnet_v2,
+        2017,
+        "Szegedy et al. 2017, figure 15",
+        "Inception-ResNet-v2",
+        "5, 10 and 5 blocks",
+    ),
+    "resnet50": Own(published.resnet50, 2016, "He et al. 2016, table 1", "ResNet-50", "stride in the first 1x1 (v1)"),
+    "resnet101": Own(
+        published.resnet101, 2016, "He et al. 2016, table 1", "ResNet-101", "stride in the first 1x1 (v1)"
+    ),
+    "resnet152": Own(
+        published.resnet152, 2016, "He et al. 2016, table 1", "ResNet-152", "stride in the first 1x1 (v1)"
+    ),
+    "resnet200": Own(
+        published.resnet200, 2016, "He et al. 2016, Identity mappings, table 5", "ResNet-200, preactivated"
+    ),
+    "resnext101_2x64d": Own(published.resnext101_2x64d, 2017, "Xie et al. 2017, table 4", "ResNeXt-101 2x64d"),
+    "resnet101_1x100d": Own(published.resnet101_1x100d, 2017, "Xie et al. 2017, table 4", "ResNet-101 1x100d"),
+    "densenet264": Own(published.densenet264, 2017, "Huang et al. 2017, table 1", "DenseNet-264"),
+    "enet": Own(enet.enet, 2016, "Paszke et al. 2016, table 1", "ENet", "the encoder; the model enet has the decoder"),
+    "vit_p_1gf": Own(vit.vit_p_1gf, 2021, "Xiao et al. 2021, table 1", "ViT_P-1GF"),
+    "vit_p_4gf": Own(vit.vit_p_4gf, 2021, "Xiao et al. 2021, table 1", "ViT_P-4GF"),
+    "vit_p_18gf": Own(vit.vit_p_18gf, 2021, "Xiao et al. 2021, table 1", "ViT_P-18GF"),
+    "vit_p_36gf": Own(vit.vit_p_36gf, 2021, "Xiao et al. 2021, table 1", "ViT_P-36GF"),
+    "vit_c_1gf": Own(vit.vit_c_1gf, 2021, "Xiao et al. 2021, table 2", "ViT_C-1GF"),
+    "vit_c_4gf": Own(vit.vit_c_4gf, 2021, "Xiao et al. 2021, table 2", "ViT_C-4GF"),
+    "vit_c_18gf": Own(vit.vit_c_18gf, 2021, "Xiao et al. 2021, table 2", "ViT_C-18GF"),
+    "vit_c_36gf": Own(vit.vit_c_36gf, 2021, "Xiao et al. 2021, table 2", "ViT_C-36GF"),
     "lenet5": Own(lenet.lenet5, 1998, "LeCun et al. 1998, section II.B", "LeNet-5"),
     "lenet5_plain": Own(lenet.lenet5_plain, 1998, "LeCun et al. 1998, as lectures draw it", "LeNet-5, plain"),
     "alexnet": Own(alexnet.alexnet, 2012, "Krizhevsky et al. 2012, figure 2", "AlexNet, two towers"),
