@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from visionapps.errors import ConfigError, WeightsError
-from visionapps.models import SEGMENTORS, build, deconvnet, fcn8s, fcn16s, fcn32s, smp, unet
+from visionapps.models import SEGMENTORS, build, deconvnet, enet, fcn8s, fcn16s, fcn32s, smp, unet
 from visionapps.segmentation.base import Segmentor
 from visionapps.structures import InputSpec
 from visionapps.testing import check_segmentor
@@ -30,6 +30,7 @@ EXAMPLES = {
     "fcn8s": lambda backbone: fcn8s(backbone, K),
     "unet": lambda backbone: unet(backbone, K, channels=NARROW, upsample="deconv", finest_stride=2),
     "deconvnet": lambda backbone: deconvnet(backbone, K, channels=NARROW),
+    "enet": lambda backbone: enet(backbone, K),
     "smp": lambda backbone: smp("DeepLabV3Plus", backbone, K, options={"decoder_channels": 16}),
 }
 

@@ -13,10 +13,12 @@ from visionapps.models.detection import fast_rcnn, faster_rcnn, mask_rcnn, retin
 from visionapps.models.papers import fast_rcnn_2015, faster_rcnn_2015, sppnet_2014
 from visionapps.models.published import torchvision_detector
 from visionapps.models.recipes import rebuild
-from visionapps.models.segmentation import deconvnet, fcn8s, fcn16s, fcn32s, smp, unet
+from visionapps.models.segmentation import deconvnet, enet, fcn8s, fcn16s, fcn32s, smp, unet
 from visionapps.segmentation.base import Segmentor
 
-SEGMENTORS: dict[str, Callable[..., Segmentor]] = {f.__name__: f for f in (fcn32s, fcn16s, fcn8s, unet, deconvnet, smp)}
+SEGMENTORS: dict[str, Callable[..., Segmentor]] = {
+    f.__name__: f for f in (fcn32s, fcn16s, fcn8s, unet, deconvnet, enet, smp)
+}
 DETECTORS: dict[str, Callable[..., Detector]] = {
     f.__name__: f
     for f in (
@@ -35,6 +37,7 @@ __all__ = [
     "build",
     "classifier",
     "deconvnet",
+    "enet",
     "fast_rcnn",
     "fast_rcnn_2015",
     "faster_rcnn",

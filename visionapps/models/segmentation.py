@@ -10,6 +10,7 @@ from visionapps.errors import ConfigError
 from visionapps.models.recipes import remember
 from visionapps.segmentation.base import Decoder, Segmentor
 from visionapps.segmentation.deconvnet import DeconvNet
+from visionapps.segmentation.enet import ENetDecoder
 from visionapps.segmentation.fcn import FCN
 from visionapps.segmentation.smp import SmpDecoder, demand
 from visionapps.segmentation.unet import UNet, Upsample
@@ -138,6 +139,29 @@ def deconvnet(
 
     def head(levels: Sequence[Level]) -> Decoder:
         return DeconvNet(levels, num_classes, channels=channels)
+
+    return _wired(backbone, num_classes, head, weights=weights, spec=spec, strides=STRIDES)
+
+
+@remember
+def enet(
+    backbone: str,
+    num_classes: int,
+    *,
+    weights: str | None = None,
+    spec: InputSpec | None = None,
+) -> Segmentor:
+    """ENet: thin bottlenecks, unpooling to the places of the encoder's maxima (Paszke et al., 2016).
+
+    Args:
+        backbone: visionapps/enet for the network of the paper, or any whose strides begin at 2 or 4 and double.
+        num_classes: K, 1 to 255.
+        weights: of the backbone: package, hub, a file, or random (None); loaded on request.
+        spec: bands and normalisation of the input; None: those of the weights.
+    """
+
+    def head(levels: Sequence[Level]) -> Decoder:
+        return ENetDecoder(levels, num_classes)
 
     return _wired(backbone, num_classes, head, weights=weights, spec=spec, strides=STRIDES)
 

@@ -14,7 +14,7 @@ from visionapps.networks.chain import Chain
 from visionapps.networks.initial import xavier
 from visionapps.networks.layers import response_norm
 
-# Table 1 of the paper: per block, the kernels of its convolutions; "N" is a response normalisation after the one before.
+# Table 1 of the paper: per block, the kernels of its convolutions; "N" is response normalisation after the one before.
 _WIDTHS = (64, 128, 256, 512, 512)
 _TABLE: Mapping[str, tuple[str, str, str, str, str]] = {
     "a": ("3", "3", "33", "33", "33"),
