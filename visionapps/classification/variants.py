@@ -83,12 +83,10 @@ def set_dropout(network: Network, probability: float, *, where: str) -> None:
         part.p = probability
     if found or probability == 0:
         return
-    name, last = next(
-        ((n, m) for n, m in reversed(list(network.head.named_modules())) if isinstance(m, nn.Linear) and n), ("", None)
-    )
-    if last is None:
+    linear = [part for part in network.head.modules() if isinstance(part, nn.Linear)]
+    if not linear:
         raise ConfigError(f"{where}: its head has no linear layer to drop features before; leave dropout out")
-    last.register_forward_pre_hook(_Drop(probability))
+    linear[-1].register_forward_pre_hook(_Drop(probability))
 
 
 class _Drop:

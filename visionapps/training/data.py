@@ -37,7 +37,7 @@ class Crops:
     weights: tuple[float, ...] | None = None
 
 
-class _Share(Sampler[int]):
+class Share(Sampler[int]):
     """Every world-th index of an order, so that processes share the crops of an epoch evenly.
 
     Lightning's own distributed sampler would wrap the order and no longer tell it the epoch.
@@ -138,7 +138,7 @@ class SegmentationData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         drawn = self.random_crops()
-        order = _Share(EpochIndices(len(drawn)), *self._place())
+        order = Share(EpochIndices(len(drawn)), *self._place())
         return self._loader(drawn, order, drop_last=len(order) >= self.batch_size)
 
     def val_dataloader(self) -> DataLoader[Sample]:
