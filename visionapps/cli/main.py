@@ -18,6 +18,7 @@ VERBS = {
     "proposals": "boxes that may hold objects, by selective search, and how many objects they cover",
     "fit": "train a model from one YAML file",
     "export": "turn a checkpoint into a bundle: YAML, safetensors and a card",
+    "compress": "make a bundle smaller: pruning, shared, ternary or binary weights, with a table of what it costs",
     "predict": "draw maps, or find objects, in photos, folders and georeferenced rasters",
     "seams": "how much a map changes where tiles meet, measured on two lattices",
     "evaluate": "Dice and IoU of maps; COCO and VOC scores of detections, and what is wrong with them",

@@ -1,0 +1,166 @@
+"""Make a trained bundle smaller: prune it, let its weights share values, or leave each of them two or three values.
+
+visionapps compress BUNDLE --out NEW --prune 0.8 --share 5                        no training: quick, and often too much
+visionapps compress BUNDLE --out NEW --prune 0.8 --share 5 --config run.yaml --retrain-epochs 4
+visionapps compress BUNDLE --out NEW --ternary --config run.yaml --retrain-epochs 20
+
+Steps come in this order, each trained for the epochs given; the table shows file, weights, time and score before and
+after. The new bundle is used like any other. Time falls only with steps that leave computation out: zeros among the
+weights of a convolution are multiplied as well.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visionapps.cli.table import render
+from visionapps.errors import ConfigError
+from visionapps.files import refuse_existing, whole_output
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from visionapps.compression.compress import Retrain, Step
+    from visionapps.compression.judging import Judge, Weighed
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("bundle", type=Path, help="folder written by `visionapps export`")
+    parser.add_argument("--out", type=Path, required=True, metavar="NEW", help="folder of the new bundle")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing bundle")
+    steps = parser.add_argument_group("steps")
+    steps.add_argument("--prune", type=float, metavar="SHARE", help="make this share of the weights zero: 0.8")
+    steps.add_argument("--per-layer", action="store_true", help="the same share in every layer (all layers compete)")
+    steps.add_argument("--share", type=int, metavar="BITS", help="at most 2^BITS values per layer, by k-means: 5")
+    steps.add_argument("--share-linear", type=int, metavar="BITS", help="of linear layers (as --share)")
+    few = steps.add_mutually_exclusive_group()
+    few.add_argument("--ternary", action="store_true", help="three values per layer, learnt; needs retraining")
+    few.add_argument("--xnor", action="store_true", help="two values per filter, as in XNOR-Net; needs retraining")
+    steps.add_argument(
+        "--keep", action="append", default=[], metavar="PATTERN", help="layers to leave as they are: '*objectness*'"
+    )
+    judging = parser.add_argument_group("retraining and judging")
+    judging.add_argument("--config", type=Path, metavar="YAML", help="the run that the bundle was trained with")
+    judging.add_argument("--split", choices=("val", "train", "all"), default="val", help="whose score is shown (val)")
+    judging.add_argument("--retrain-epochs", type=int, default=0, metavar="N", help="after each step (0)")
+    judging.add_argument("--retrain-rate", type=float, default=0.1, metavar="F", help="times the run's rates (0.1)")
+    judging.add_argument("--device", default="auto", help="of the judging: cpu, cuda, ... (auto)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there as well")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Compress, weigh both bundles, print the table."""
+    steps = _steps(options)
+    if options.retrain_epochs < 0 or (options.retrain_epochs and options.config is None):
+        raise ConfigError("compress --retrain-epochs N: give a number from 0 on, and the run's --config YAML")
+    refuse_existing(options.out, options.overwrite)
+    if options.json is not None:
+        refuse_existing(options.json, options.overwrite)
+    if options.out.exists() and options.out.resolve() == options.bundle.resolve():
+        raise ConfigError(f"{options.out}: is the bundle itself; give another folder, so that both can be compared")
+    from visionapps.runtime import keep_freed_memory
+
+    keep_freed_memory()  # before the first tensor
+    from visionapps.compression.compress import compress
+    from visionapps.compression.judging import weigh
+    from visionapps.inference.bundle import load
+
+    bundle = load(options.bundle)
+    judge = _judge(options)
+    before = weigh(options.bundle, judge=judge)
+    compress(bundle, steps, retrain=_retraining(options)).save(options.out, options.overwrite)
+    after = weigh(options.out, judge=judge)
+    print(_table(before, after))
+    print(f"\n{'; '.join(map(str, steps))}\nbundle  {options.out}")
+    if options.json is not None:
+        numbers = {"steps": [str(step) for step in steps], "before": before.to_dict(), "after": after.to_dict()}
+        with whole_output(options.json, options.overwrite) as path:
+            path.write_text(json.dumps(numbers, indent=1) + "\n")
+    return 0
+
+
+def _steps(options: argparse.Namespace) -> "list[Step]":
+    few = options.ternary or options.xnor
+    if few and (options.share is not None or options.prune is not None):
+        raise ConfigError(
+            "compress: --ternary and --xnor fix the values of weights; give them without --prune, --share"
+        )
+    if options.share_linear is not None and options.share is None:
+        raise ConfigError("compress --share-linear: give --share BITS of the other layers, too")
+    if options.prune is None and options.share is None and not few:
+        raise ConfigError("compress: nothing to do; give --prune, --share, --ternary or --xnor, see --help")
+    from visionapps.compression.few_values import BinaryWeights, TernaryWeights
+    from visionapps.compression.pruning import Prune
+    from visionapps.compression.sharing import Share
+
+    keep = tuple(options.keep)
+    steps: list[Step] = []
+    if options.prune is not None:
+        steps.append(Prune(options.prune, "layer" if options.per_layer else "global", keep))
+    if options.share is not None:
+        steps.append(Share(options.share, options.share_linear, keep))
+    if options.ternary:
+        steps.append(TernaryWeights(keep=keep))
+    if options.xnor:
+        steps.append(BinaryWeights(keep))
+    return steps
+
+
+def _judge(options: argparse.Namespace) -> "Judge | None":
+    if options.config is None:
+        return None
+    from visionapps.cli.check import read_dataset
+    from visionapps.compression.judging import make_judge
+
+    return make_judge(read_dataset(options.config), options.split, device=options.device)
+
+
+def _retraining(options: argparse.Namespace) -> "Retrain | None":
+    if not options.retrain_epochs:
+        return None
+    from visionapps.training.retrain import retrain
+
+    def train_on(model: "Module") -> None:
+        retrain(model, options.config, epochs=options.retrain_epochs, rate=options.retrain_rate)
+
+    return train_on
+
+
+def _table(before: "Weighed", after: "Weighed") -> str:
+    def times(a: float, b: float) -> str:
+        return f"{a / b:.1f} x" if b and not math.isnan(a / b) else "-"
+
+    def kilobytes(count: int) -> str:
+        return f"{count / 1000:,.1f} kB"
+
+    rows: list[tuple[object, ...]] = [
+        ("weights on disk", kilobytes(before.file_bytes), kilobytes(after.file_bytes),
+         times(before.file_bytes, after.file_bytes)),
+    ]  # fmt: skip
+    names = {
+        "dense": "every bit of every weight",
+        "sparse": "not zero, and gaps",
+        "shared": "numbers of shared values",
+        "coded": "Huffman-coded",
+    }
+    for key, name in names.items():
+        a, b = getattr(before.stages, key), getattr(after.stages, key)
+        rows.append((f"  {name}", kilobytes(a), kilobytes(b), times(before.stages.dense, b)))
+    rows += [
+        ("zeros among weights", f"{before.zeros:.1%}", f"{after.zeros:.1%}", ""),
+        ("most values in a layer", f"{before.values:,}", f"{after.values:,}", ""),
+        (
+            "seconds per tile, CPU",
+            f"{before.seconds:.4f}",
+            f"{after.seconds:.4f}",
+            times(before.seconds, after.seconds),
+        ),
+    ]
+    if before.score is not None and after.score is not None:
+        change = after.score.value - before.score.value
+        rows.append((before.score.name, f"{before.score.value:.4f}", f"{after.score.value:.4f}", f"{change:+.4f}"))
+    return render(("", "before", "after", "change"), rows)

@@ -1,0 +1,167 @@
+"""What a step of compression changed: bytes, zeros, seconds and the metric, before and after."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from visionapps.classification.base import Classifier
+from visionapps.compression.layers import weight_layers
+from visionapps.data.dataset import Dataset
+from visionapps.data.doctor import examine
+from visionapps.data.object_dataset import ObjectDataset, ObjectPhoto
+from visionapps.data.object_doctor import examine_objects
+from visionapps.data.store import Photo
+from visionapps.detection.base import Detector
+from visionapps.errors import ConfigError
+from visionapps.inference.bundle import WEIGHTS, Bundle, load
+from visionapps.inference.detecting import ObjectPredictor, known, search
+from visionapps.inference.evaluation import evaluate_photos, require_same_classes
+from visionapps.inference.object_evaluation import evaluate_objects
+from visionapps.inference.packed import Ledger, ledger
+from visionapps.inference.predictor import Predictor
+from visionapps.inference.sources import ArraySource
+from visionapps.structures import LabelSpace
+from visionapps.windows import Window
+
+Split = Literal["val", "train", "all"]
+
+
+class Score(NamedTuple):
+    """One number that says how good a model is; more is better."""
+
+    name: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Weighed:
+    """A bundle on disk, as a user has it.
+
+    Attributes:
+        file_bytes: of its weights on disk.
+        stages: what each stage of Deep Compression would need for them.
+        parameters: numbers of all layers.
+        zeros: share of zeros among the weights of convolutions and linear layers.
+        values: greatest number of different values, zero not counted, in a compressed layer.
+        seconds: to apply the model to one tile.
+        score: None where it was not measured.
+    """
+
+    file_bytes: int
+    stages: Ledger
+    parameters: int
+    zeros: float
+    values: int
+    seconds: float
+    score: Score | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        score = {"name": self.score.name, "value": self.score.value} if self.score else None
+        return {**asdict(self), "stages": self.stages._asdict(), "score": score}
+
+
+Judge = Callable[[Bundle], Score]
+
+
+def weigh(folder: Path, *, judge: Judge | None = None) -> Weighed:
+    """Look at a bundle that lies on disk.
+
+    Args:
+        folder: of the bundle.
+        judge: measures its score; None: it is left out.
+    """
+    bundle = load(folder)
+    layers = [module.weight.detach() for module in weight_layers(bundle.model).values()]  # type: ignore[operator]
+    state = bundle.model.state_dict()
+    stages = sum((ledger(tensor) for tensor in state.values()), Ledger(0, 0, 0, 0))
+    return Weighed(
+        file_bytes=(folder / WEIGHTS).stat().st_size,
+        stages=stages,
+        parameters=sum(p.numel() for p in bundle.model.parameters()),
+        zeros=sum(int((w == 0).sum()) for w in layers) / sum(w.numel() for w in layers),
+        values=max(len(w[w != 0].unique()) for w in layers),
+        seconds=seconds_per_tile(bundle),
+        score=judge(bundle) if judge else None,  # last: predictors take the model over
+    )
+
+
+def seconds_per_tile(bundle: Bundle, repeats: int = 5) -> float:
+    """The least time that the model takes for one tile of noise on the CPU."""
+    model = bundle.model
+    shape = (1, len(bundle.spec.bands), bundle.tile, bundle.tile)
+    image = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * bundle.spec.scale
+    times = []
+    with torch.inference_mode():
+        for _ in range(repeats + 1):  # the first one prepares kernels
+            began = time.perf_counter()
+            if isinstance(model, Detector):
+                if model.needs_proposals:
+                    return float("nan")  # searching for proposals is the greater part, and not the model's
+                model.detect(image, ((bundle.tile, bundle.tile),))
+            else:
+                model(image)
+            times.append(time.perf_counter() - began)
+    return min(times[1:])
+
+
+def make_judge(dataset: Dataset | ObjectDataset, split: Split, *, device: str = "auto") -> Judge:
+    """A function that measures bundles on the photos of a run: mean Dice of maps, COCO's AP at IoU 0.5 of detections.
+
+    The dataset is examined once.
+
+    Raises:
+        ConfigError: the split has no photo.
+        DataError: the dataset has errors.
+    """
+    if isinstance(dataset, ObjectDataset):
+        objects = examine_objects(dataset, progress=True)
+        objects.raise_on_errors()
+        photos = _chosen({"val": objects.val, "train": objects.train}, split)
+
+        def judge_objects(bundle: Bundle) -> Score:
+            require_same_classes(bundle.labels, objects.labels, "compress")
+            return _detections(bundle, photos)
+
+        return judge_objects
+    found = examine(dataset, progress=True)
+    found.raise_on_errors()
+    shown = _chosen({"val": found.val, "train": found.train}, split)
+
+    def judge_maps(bundle: Bundle) -> Score:
+        require_same_classes(bundle.labels, found.coding.labels, "compress")
+        return _maps(bundle, shown, found.coding.labels, device)
+
+    return judge_maps
+
+
+def _chosen(parts: dict[str, Any], split: Split) -> tuple[Any, ...]:
+    photos = (*parts["train"], *parts["val"]) if split == "all" else parts[split]
+    if not photos:
+        raise ConfigError(f"compress: the split {split} has no photo; choose another --split")
+    return tuple(photos)
+
+
+def _maps(bundle: Bundle, photos: Sequence[Photo], labels: LabelSpace, device: str) -> Score:
+    # Photos of a dataset are resized already.
+    predictor = Predictor(bundle.segmentor, tile=bundle.tile, device=device)
+    return Score("mean Dice", evaluate_photos(predictor, photos, labels).mean_dice)
+
+
+def _detections(bundle: Bundle, photos: Sequence[ObjectPhoto]) -> Score:
+    if isinstance(bundle.model, Classifier):
+        raise ConfigError("compress: the config has objects, but the bundle holds a classifier")
+    predictor = ObjectPredictor(bundle.detector, tile=bundle.tile, rescale=bundle.rescale)
+    stored = {photo.name: photo.proposals for photo in photos if photo.proposals is not None}
+    predictor.propose = known(stored) if stored else search
+    sources = (
+        ArraySource(np.moveaxis(photo.image(Window(0, 0, *photo.size)), -1, 0), name=photo.name) for photo in photos
+    )
+    found = list(predictor.detect_all(sources))
+    truth = [photo.objects for photo in photos]
+    return Score("AP50", float(evaluate_objects(truth, found, bundle.labels.names).box.ap50))
