@@ -81,3 +81,11 @@ def test_the_memory_of_an_average_grows_to_its_decay():
         assert int(counter) == n
     with pytest.raises(ConfigError, match=r"Averaging: decay 1 must be in \[0, 1\)"):
         Averaging(decay=1)
+
+
+def test_layers_that_no_weights_were_loaded_into_go_on_learning():
+    task, callback = Task().train(), FreezeBackbone(epochs=-1)
+    task.model.backbone.fresh = (task.model.backbone.stages[4],)
+    callback.on_fit_start(At(0), task)
+    callback.on_train_epoch_start(At(0), task)
+    assert fixed(task) == [True, True, True, True, False]

@@ -5,16 +5,18 @@ import logging
 
 import pytest
 import torch
+import yaml
 from torchvision.models import detection as theirs_models
 from torchvision.models.detection._utils import overwrite_eps
 from torchvision.ops.misc import FrozenBatchNorm2d
 
 from visionapps.backbones.weights import read_tensors
 from visionapps.detection.base import Limits
-from visionapps.detection.checkpoints import _coco_names, spec_of
+from visionapps.detection.checkpoints import _coco_names, load_checkpoint, spec_of
 from visionapps.errors import ConfigError, WeightsError
 from visionapps.models import faster_rcnn, mask_rcnn, torchvision_detector
 from visionapps.models.published import KINDS
+from visionapps.structures import InputSpec
 
 COCO = _coco_names()
 # How strongly layers answer; all others keep the size of activations.
@@ -215,3 +217,18 @@ def test_what_is_no_checkpoint_or_does_not_fit_is_refused_and_nothing_is_loaded(
     with pytest.raises(ConfigError, match="brings the weights of the backbone, too; give one of them"):
         faster_rcnn("resnet18", 1, weights="hub", checkpoint=str(path))
     assert len(read_tensors(path)) == len(state)
+
+
+def test_a_home_folder_is_found_by_its_short_name(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    spec = InputSpec(scale=65535.0)
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "model.yaml").write_text(yaml.safe_dump({"spec": spec.to_dict()}))
+    assert spec_of("~/bundle") == spec
+
+
+def test_a_detector_that_torchvision_does_not_publish_is_refused_with_those_it_does():
+    model = faster_rcnn("mobilenetv2_050", num_classes=1)
+    for name in ("fasterrcnn_resnet5_fpn", "resnet50"):
+        with pytest.raises(WeightsError, match="torchvision has no such detector; it has fasterrcnn_mobilenet_v3"):
+            load_checkpoint(model, f"torchvision:{name}", ["car"])

@@ -14,6 +14,7 @@ import yaml
 
 from visionapps.cli.main import main
 from visionapps.data.fake_objects import ObjectFiles, write_fake_objects
+from visionapps.data.proposals import write_proposals
 
 BACKBONE = "test_efficientnet"  # timm's own fake network: a real pyramid in 0.4 million parameters
 
@@ -360,3 +361,47 @@ def test_two_processes_score_all_tiles_of_all_photos_together(trained: tuple[Pat
     scores = json.loads((tmp_path / "out/report/scores.json").read_text())
     assert scores["coco"]["box"]["ap"] == pytest.approx(max(logged(tmp_path / "out", "val/ap")), abs=1e-6)
     assert scores["images"] == 4
+
+
+def test_a_validation_without_any_object_is_refused(
+    files: ObjectFiles, trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    truth = json.loads(files.annotations.read_text())
+    val = {image["id"] for image in truth["images"] if image["file_name"].startswith("site2")}
+    truth["annotations"] = [a for a in truth["annotations"] if a["image_id"] not in val]
+    annotations = tmp_path / "train_only.json"
+    annotations.write_text(json.dumps(truth))
+    split = {"group": r"^(site\d+)_", "val_groups": ["site2"]}
+    changes = [((*DATA, "dataset", name), v) for name, v in (("annotations", str(annotations)), ("split", split))]
+    message = refused(capsys, "fit", "--config", changed(trained, tmp_path, *changes), "--out", tmp_path / "out")
+    assert "validation photos has an object to be scored by" in message
+
+
+def test_objects_without_proposals_are_not_pasted_where_proposals_are_needed(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    model = {"class_path": "visionapps.models.fast_rcnn", "init_args": {"backbone": BACKBONE, "num_classes": 3}}
+    changes = [(("model", "init_args", "model"), model), ((*DATA, "view"), {"copy_paste": 0.5})]
+    config = changed(trained, tmp_path, *changes)
+    settings = yaml.safe_load(config.read_text())
+    boxes = tmp_path / "boxes.npz"
+    dataset = settings["data"]["init_args"]["dataset"]
+    images = json.loads(Path(dataset["annotations"]).read_text())["images"]
+    names = {image["file_name"]: (image["height"], image["width"]) for image in images}
+    write_proposals(boxes, {name: np.array([[0.0, 0, 9, 9]]) for name in names}, sizes=names)
+    dataset["proposals"] = str(boxes)
+    config.write_text(yaml.safe_dump(settings))
+    assert "set view.copy_paste: 0" in refused(capsys, "fit", "--config", config, "--out", tmp_path / "out")
+
+
+def test_a_plateau_that_would_lower_the_rate_while_the_score_rises_is_refused(
+    trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = yaml.safe_load(trained[0].read_text())
+    arguments = config["model"]["init_args"]
+    arguments.pop("curve", None)
+    arguments["scheduler"] = {"class_path": "torch.optim.lr_scheduler.ReduceLROnPlateau", "init_args": {"factor": 0.1}}
+    file = tmp_path / "plateau.yaml"
+    file.write_text(yaml.safe_dump(config))
+    message = refused(capsys, "fit", "--config", file, "--out", tmp_path / "out")
+    assert "watches val/ap, of which more is better" in message

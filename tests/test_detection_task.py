@@ -104,3 +104,12 @@ def test_means_of_terms_are_read_together_and_begin_anew():
     assert means.read() == {"a": 2.0, "b": 15.0}
     means.add({"a": torch.tensor(5.0), "b": torch.tensor(5.0)})
     assert means.read() == {"a": 5.0, "b": 5.0}
+
+
+@pytest.mark.parametrize(("side", "seen", "factor"), [(6002, 1200, 0.2), (6003, 1201, 0.2), (6004, 1201, 0.2)])
+def test_a_photo_that_was_made_smaller_is_seen_to_its_edge(side, seen, factor):
+    found = Found()
+    box = [side * factor - 10, 10.0, side * factor, 20.0]
+    found.add(batch((0, (0, 0), (800, seen), factor)), [detections([box], [0.9])], [(4000, side)])
+    (objects,) = found.merged([photo((4000, side))], 1, Merging()).values()
+    assert objects.boxes[0] == pytest.approx([side - 50, 50, side, 100], abs=1e-2)

@@ -176,3 +176,23 @@ def test_bad_settings_and_bad_data_are_refused(folder, tmp_path):
     dataset = ObjectDataset(str(files.images), str(broken), cache=str(place / "cache"))
     with pytest.raises(DataError, match=r"gone\.png"):
         DetectionData(dataset, view=View(), batch_size=1, workers=0).setup("fit")
+
+
+def test_no_photo_of_a_small_set_is_left_out_for_ever():
+    wide, tall = rectangles((20, 40), [(2, 2, 9, 9)]), rectangles((40, 20), [(2, 2, 9, 9)])
+    items = RandomObjects([wide] * 48 + [tall] * 2, view=View())
+    order = EpochOrder(items, batch_size=4)
+    used = set()
+    for epoch in range(30):
+        order.set_epoch(epoch)
+        used |= {
+            items[index].keys[0] for index in list(order)[:48]
+        }  # what is left when the incomplete batch is dropped
+    assert used == set(range(50))
+
+
+def test_a_strip_has_a_shape_of_at_least_a_pixel():
+    strip = rectangles((40, 30000), [(100, 2, 130, 30)])
+    items = RandomObjects([strip, strip], view=View(rescale=Rescale(448, 448), scale=(0.5, 0.6)))
+    assert items.shape(0)[0] == 1
+    assert list(EpochOrder(items, batch_size=2)) != []

@@ -168,3 +168,10 @@ def test_limits_that_cannot_be_are_refused(settings):
 def test_the_matcher_can_be_the_callers():
     rpn = network(matcher=Matcher(0.5, (0.1, 0.4)))
     assert rpn.matcher.positive == 0.5
+
+
+def test_there_is_room_for_as_many_proposals_as_detections_are_wanted():
+    rpn = network(limits=ProposalLimits(before=(3, 3), after=(4, 4), nms=1.0))
+    sizes = [(128, 192)] * 2
+    assert [len(p) for p in rpn.propose(rpn(features()), sizes, training=False)] == [4, 4]
+    assert [len(p) for p in rpn.propose(rpn(features()), sizes, training=False, room=50)] == [50, 50]

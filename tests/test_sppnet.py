@@ -14,7 +14,7 @@ from visionapps.boxes import Batch, Targets
 from visionapps.detection.fpn import FPN, SingleLevel
 from visionapps.detection.pooling import RoIPooler
 from visionapps.detection.roi import BoxHead, RoIHeads
-from visionapps.detection.sppnet import PyramidHead, PyramidPooler, SpatialPyramidPooling, SPPNet
+from visionapps.detection.sppnet import PyramidHead, PyramidPooler, SpatialPyramidPooling, SPPNet, _scaled
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.convolution import OneKernel
 from visionapps.structures import InputSpec, Level
@@ -215,3 +215,18 @@ def test_parts_that_would_learn_or_pool_otherwise_are_refused():
         PyramidPooler(16, 4, scales=())
     with pytest.raises(ConfigError, match=r"dropout 1.0 in \[0, 1\)"):
         PyramidHead(10, 10, dropout=1.0)
+
+
+def test_a_strip_is_not_enlarged_beyond_all_memory():
+    assert _scaled((480, 640), 1200) == (1200, 1600)
+    assert _scaled((40, 30000), 1200) == (40, 30000)
+    assert _scaled((100, 1000), 1200) == (300, 3000)
+
+
+def test_layers_that_would_have_to_learn_are_refused_in_fixed_features():
+    backbone = Tiny()
+    backbone.fresh = (backbone.body[0],)
+    pooler = PyramidPooler(16, CHANNELS)
+    heads = RoIHeads(pooler, PyramidHead(pooler.width, 8), CLASSES)
+    with pytest.raises(ConfigError, match="begin with random numbers and would never learn"):
+        SPPNet(backbone, SingleLevel(backbone.levels, 16), heads)
