@@ -295,3 +295,45 @@ def test_the_form_is_seen_from_what_is_there(tmp_path):
     with pytest.raises(DataError, match="in the forms voc and yolo; choose one with form"):
         find_form(tmp_path)
     assert find_form(tmp_path, "yolo") == "yolo"
+
+
+def test_flags_may_be_words_and_others_are_reported(tmp_path):
+    given = ["false", "true", "1.0", 0.0, None, True, 1]
+    rows = [box(i, [10 * i, 1, 5, 5], iscrowd=flag) for i, flag in enumerate(given, 1)]
+    found = read(coco(tmp_path, rows))
+    assert not found.problems
+    assert found.images[0].objects.crowd.tolist() == [False, True, True, False, False, True, True]
+    found = read(coco(tmp_path, [*rows, box(9, [90, 1, 5, 5], ignore="maybe"), box(10, [90, 9, 5, 5], iscrowd=[1])]))
+    assert [p.message.partition("a.json: ")[2] for p in found.errors] == [
+        "annotation 9: difficult is 'maybe', but 0 or 1 is expected; correct it",
+        "annotation 10: crowd is [1], but 0 or 1 is expected; correct it",
+    ]
+    assert len(found.images[0].objects) == 7
+
+
+@pytest.mark.parametrize("number", ["--3", "-", "3-", "\u00b2"])
+def test_an_id_that_is_no_number_is_a_name(tmp_path, number):
+    found = read(coco(tmp_path, [box(number, [1, 1, 5, 5]), box(4, [9, 1, 5, 5], image=number)]))
+    assert [p.kind for p in found.errors] == ["unknown_image"]
+    assert found.images[0].objects.ids.tolist() == [-1]
+
+
+def test_a_box_of_five_numbers_is_reported_also_where_there_is_a_mask(tmp_path):
+    shape = [[10, 20, 30, 20, 30, 50]]
+    rows = [box(1, [10, 20, 20, 30, 9], segmentation=shape), box(2, [], segmentation=shape), box(3, [1, 1, 5, 5])]
+    found = read(coco(tmp_path, rows), masks=False)
+    (problem,) = found.errors
+    assert problem.kind == "unreadable"
+    assert "annotation 1: bbox is [10, 20, 20, 30, 9], but x, y, width and height are expected" in problem.message
+    assert found.images[0].objects.ids.tolist() == [2, 3]
+
+
+def test_two_categories_of_one_name_are_one_class_and_reported(tmp_path):
+    names = [{"id": 1, "name": "car"}, {"id": 2, "name": "van"}, {"id": 4, "name": "car"}]
+    path = coco(tmp_path, [box(1, [1, 1, 5, 5], 1), box(2, [9, 9, 5, 5], 4)], categories=names)
+    found = read(path)
+    assert found.labels.names == ("car", "van")
+    (problem,) = [p for p in found.problems if p.kind == "shared_name"]
+    assert problem.action == "warning"
+    assert "a.json: category 4: is called 'car' like category 1, so both are one class" in problem.message
+    assert [p.kind for p in read(path, policies={"shared_name": "error"}).errors] == ["shared_name"]

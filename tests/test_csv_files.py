@@ -88,3 +88,25 @@ def test_files_without_the_columns_are_refused(tmp_path):
     (tmp_path / "b.csv").write_text("")
     with pytest.raises(DataError, match="has 2 CSV files; name the one"):
         read_table(tmp_path, "csv")
+
+
+def test_flags_are_read_however_a_program_writes_them(tmp_path):
+    flags = ["1.0", "True", "yes", "2", "0.0", "False", "no", ""]
+    rows = [f"a.jpg,{10 * i},2,{10 * i + 5},42,car,{flag}" for i, flag in enumerate(flags)]
+    found = read(tmp_path, "image,xmin,ymin,xmax,ymax,class,iscrowd\n" + "\n".join(rows) + "\n")
+    assert not found.problems
+    assert found.images[0].objects.crowd.tolist() == [True] * 4 + [False] * 4
+    found = read(tmp_path, "image,xmin,ymin,xmax,ymax,class,iscrowd\na.jpg,1,2,31,42,car,perhaps\n" + rows[0] + "\n")
+    (problem,) = found.errors
+    assert "line 2: crowd is 'perhaps', but 0 or 1 is expected" in problem.message
+    assert len(found.images[0].objects) == 1
+
+
+@pytest.mark.parametrize("row", ["a.jpg,1,2,31,42,,", "a.jpg,1,2,31,42,,x"])
+def test_an_object_without_a_class_is_reported(tmp_path, row):
+    found = read(tmp_path, f"image,xmin,ymin,xmax,ymax,class,category_id\na.jpg,5,5,9,9,car,3\n{row}\n")
+    assert found.labels.names == ("car",)
+    (problem,) = found.errors
+    assert problem.kind == "unreadable"
+    assert "boxes.csv: line 3: the object has no class; write it" in problem.message
+    assert len(found.images[0].objects) == 1

@@ -170,3 +170,23 @@ def test_exif_turned_photos_are_named_and_boxes_drawn_on_the_turned_one_refused(
     found = read(tmp_path / "xml", tmp_path / "images")
     assert [(p.kind, p.action) for p in found.problems] == [("rotated", "warning"), ("size_mismatch", "error")]
     assert all("EXIF says that viewers turn it (orientation 6)" in p.message for p in found.problems)
+
+
+def test_an_object_without_a_name_and_a_flag_that_is_none_are_reported(tmp_path):
+    voc(tmp_path, "a", (10, 20, 30, 40), cut="Unspecified")
+    voc(tmp_path, "b", (10, 20, 30, 40), name="")
+    voc(tmp_path, "c", (10, 20, 30, 40), hard="hard")
+    found = read(tmp_path)
+    assert found.labels.names == ("car",)
+    assert [(p.kind, p.message.removeprefix(f"{tmp_path}/")) for p in found.errors] == [
+        ("unreadable", "b.xml: line 3: the object has no <name>; write its class"),
+        ("unreadable", "c.xml: line 3: difficult is 'hard', but 0 or 1 is expected; correct it"),
+    ]
+    assert [len(image.objects) for image in found.images] == [1, 0, 0]
+
+
+def test_where_every_file_is_broken_the_message_names_the_first(tmp_path):
+    (tmp_path / "a.xml").write_text("<annotation><object>")
+    (tmp_path / "b.xml").write_text("<annotation")
+    with pytest.raises(DataError, match=r"a\.xml: is no valid XML .* \(2 such places\); the files name no class"):
+        read(tmp_path)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from visionapps.data.annotations import read_annotations, read_table
-from visionapps.data.object_dataset import ObjectDataset, ObjectPolicies
+from visionapps.data.object_dataset import ObjectClass, ObjectDataset, ObjectPolicies
 from visionapps.errors import ConfigError, DataError
 
 
@@ -174,3 +174,79 @@ def test_the_shift_of_the_real_yolo_files_shows_without_anything_to_compare_with
     assert problem.kind == "origin"
     assert "has the coordinate -1, and so have 267 objects" in problem.message
     assert "set origin: -1," in problem.message
+
+
+def test_a_number_beyond_the_names_is_no_new_class(folder):
+    (folder / "data.yaml").write_text("names: [car, van]\n")
+    (folder / "labels" / "a.txt").write_text("1 0.5 0.5 0.25 0.5\n7 0.2 0.2 0.1 0.1\n")
+    for settings_ in ({}, {"classes": ("car", "van")}):
+        found = read(folder, **settings_)
+        assert found.labels.names == ("car", "van")
+        (problem,) = found.problems
+        assert (problem.kind, problem.action) == ("unknown_category", "error")
+        assert "a.txt: line 2: its class number 7 is not in the class table" in problem.message
+        assert found.images[0].objects.labels.tolist() == [1]
+    known = read(folder, classes=(ObjectClass("bus", ids=(7,)), "car", "van"))
+    assert known.images[0].objects.labels.tolist() == [2, 0]
+    assert read(folder, leave_out=(7,)).labels.names == ("car", "van")
+
+
+@pytest.mark.parametrize("stem", ["test", "train", "val", "classes", "labels", "readme"])
+def test_an_image_may_be_called_like_a_list(folder, stem):
+    (folder / "images" / "a.png").rename(folder / "images" / f"{stem}.png")
+    (folder / "labels" / f"{stem}.txt").write_text("0 0.5 0.5 0.25 0.5\n")
+    (folder / "data.yaml").write_text("names: [car]\n")
+    found = read(folder, form="auto")
+    assert not found.problems
+    assert [(image.name, len(image.objects)) for image in found.images] == [(f"{stem}.png", 1)]
+    (folder / "labels" / f"{stem}.txt").write_text("")  # an image without objects
+    assert [(image.name, len(image.objects)) for image in read(folder, form="yolo").images] == [(f"{stem}.png", 0)]
+
+
+def test_lists_beside_the_labels_are_no_labels(folder):
+    (folder / "labels" / "a.txt").write_text("1 0.5 0.5 0.25 0.5\n")
+    lists = {
+        "classes": "car\nvan\n",
+        "train": "images/a.png\n",
+        "test": "",
+        "readme": "Rows are:\n0 0.5 0.5 1 1\nx\ny\n",
+    }
+    for name, text in lists.items():
+        (folder / "labels" / f"{name}.txt").write_text(text)
+    found = read(folder)
+    assert not found.problems
+    assert found.labels.names == ("car", "van")
+    assert [image.name for image in found.images] == ["a.png"]
+
+
+POSE = "0 0.5 0.5 0.25 0.5 0.45 0.4 2 0.55 0.6 1 0 0 0"
+
+
+def test_rows_of_poses_give_the_box_that_they_begin_with(folder):
+    (folder / "data.yaml").write_text("names: [person]\nkpt_shape: [3, 3]\n")
+    (folder / "labels" / "a.txt").write_text(
+        f"{POSE}\n{POSE.replace('0.25', '0.3')} 0.9\n0 0.5 0.5 0.1 0.1 0.5 0.5 2\n"
+    )
+    found = read(folder)
+    assert [p.message.partition(": line ")[2] for p in found.errors] == [
+        "3: 7 numbers after the class, but kpt_shape [3, 3] of data.yaml means 4 and 9 more; expected: class x_centre "
+        "y_centre width height, as shares"
+    ]
+    np.testing.assert_array_equal(found.images[0].objects.boxes, [[75, 25, 125, 75], [70, 25, 130, 75]])
+    assert found.images[0].objects.masks is None
+    (folder / "data.yaml").write_text("names: [person]\nkpt_shape: many\n")
+    with pytest.raises(DataError, match=r"kpt_shape is 'many', but \[number of key points, 2 or 3\] is expected"):
+        read(folder)
+
+
+@pytest.mark.parametrize("row", [POSE, "0 0.5 0.5 0.25 0.5 0.45 0.4 0.55 0.6 0.5 0.3"])
+def test_poses_are_not_taken_for_polygons(folder, row):
+    (folder / "labels" / "a.txt").write_text(f"{row}\n{row}\n")
+    (folder / "classes.txt").write_text("person\n")
+    found = read(folder)
+    assert [p.kind for p in found.errors] == ["unreadable", "unreadable"]
+    count = len(row.split()) - 1
+    assert (
+        f"a.txt: line 1: {count} numbers after the class that look like a box and key points" in found.errors[0].message
+    )
+    assert "write kpt_shape: [number of key points, 2 or 3] into a data.yaml" in found.errors[0].message

@@ -14,7 +14,7 @@ from visionapps.data.coco_files import is_coco, read_coco
 from visionapps.data.csv_files import is_csv, read_csv
 from visionapps.data.dataset import Problem
 from visionapps.data.images import Header
-from visionapps.data.object_classes import match_classes
+from visionapps.data.object_classes import Matching, match_classes
 from visionapps.data.object_dataset import Form, ObjectDataset
 from visionapps.data.object_listing import Listing, list_images
 from visionapps.data.object_masks import Polygon, box_mask, mask_area, polygons_of, shape_mask
@@ -22,7 +22,7 @@ from visionapps.data.object_problems import Sheet, edges, everywhere, judge
 from visionapps.data.object_table import Category, ObjectTable
 from visionapps.data.voc_files import is_voc, read_voc
 from visionapps.data.yolo_files import is_yolo, read_yolo
-from visionapps.errors import DataError
+from visionapps.errors import ConfigError, DataError
 from visionapps.masks import CocoRle
 from visionapps.objects import Objects
 from visionapps.structures import LabelSpace
@@ -111,8 +111,14 @@ def find_form(path: Path, asked: str = "auto") -> Form:
     return found[0]
 
 
-def read_table(path: Path, form: str = "auto", *, shapes: bool = True) -> ObjectTable:
+def read_table(path: Path, form: str = "auto", *, shapes: bool = True, images: Path | None = None) -> ObjectTable:
     """Annotations as their files hold them; see the readers of each form.
+
+    Args:
+        path: of the annotations.
+        form: of the files; auto: seen from what is there.
+        shapes: keep polygons and run lengths.
+        images: their folder, if it is at hand.
 
     Raises:
         DataError: nothing can be read there.
@@ -122,7 +128,7 @@ def read_table(path: Path, form: str = "auto", *, shapes: bool = True) -> Object
         return read_coco(path, shapes=shapes)
     if found == "voc":
         return read_voc(path)
-    return read_yolo(path, shapes=shapes) if found == "yolo" else read_csv(path)
+    return read_yolo(path, shapes=shapes, images=images) if found == "yolo" else read_csv(path)
 
 
 def read_annotations(dataset: ObjectDataset) -> AnnotationSet:
@@ -138,8 +144,9 @@ def read_annotations(dataset: ObjectDataset) -> AnnotationSet:
         ConfigError: the class table contradicts itself or the files.
         DataError: there are no annotations, or no image belongs to them.
     """
-    table = read_table(Path(dataset.annotations), dataset.form, shapes=dataset.masks)
-    matching = match_classes(table.categories, dataset.classes, dataset.leave_out, dataset.ignore, dataset.annotations)
+    images = Path(dataset.images) if dataset.images else None
+    table = read_table(Path(dataset.annotations), dataset.form, shapes=dataset.masks, images=images)
+    matching = _matching(table, dataset)
     listing = list_images(table, dataset)
     table = replace(table, image=np.append(listing.index, -1)[table.image])
     sheet = judge(table, dataset, matching, listing.names, listing.sizes)
@@ -157,8 +164,19 @@ def read_annotations(dataset: ObjectDataset) -> AnnotationSet:
     )
 
 
+def _matching(table: ObjectTable, dataset: ObjectDataset) -> Matching:
+    """What the categories mean; where files could not be read, that is why a class is missing."""
+    try:
+        return match_classes(table.categories, dataset.classes, dataset.leave_out, dataset.ignore, dataset.annotations)
+    except ConfigError as error:
+        if not table.notes:
+            raise
+        text = f"{table.notes[0].message} ({len(table.notes)} such places)"
+        raise DataError(f"{text}; {str(error).removeprefix(f'{dataset.annotations}: ')}") from error
+
+
 def _unnamed(categories: Sequence[Category], dataset: ObjectDataset) -> list[Problem]:
-    if dataset.classes is not None or all(c.name is not None for c in categories):
+    if dataset.classes is not None or not categories or any(c.name is not None for c in categories):
         return []
     text = (
         f"{dataset.annotations}: the files number their classes and do not name them; add a data.yaml or classes.txt "

@@ -2,15 +2,17 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
-from visionapps.data.object_table import FLAGS, LARGEST, Category, ImageRow, Note, ObjectTable, join_tables
+from visionapps.data.object_table import FLAGS, LARGEST, Category, ImageRow, Note, ObjectTable, join_tables, read_flag
 from visionapps.errors import DataError
 
+_WHOLE = re.compile(r"-?[0-9]{1,15}")
 _FLAG_KEYS = {"crowd": ("iscrowd",), "difficult": ("ignore", "difficult"), "truncated": ("truncated",)}
 
 
@@ -80,20 +82,24 @@ def _read_file(path: Path, hint: str, shapes: bool) -> ObjectTable:
     for i in np.flatnonzero(~readable).tolist():
         text = f"{path}: annotation {_name(rows[i], i)}: bbox is {str(rows[i].get('bbox'))[:60]}, but x, y, width and"
         notes.append(Note("unreadable", str(path), f"{text} height are expected; write four numbers"))
+    flags, strange = _flags(rows)
+    for i, text in sorted(strange.items()):
+        notes.append(Note("unreadable", str(path), f"{path}: annotation {_name(rows[i], i)}: {text}"))
+        readable[i] = False
     if not readable.all():
         rows = [row for row, good in zip(rows, readable.tolist(), strict=True) if good]
-        boxes, ids = boxes[readable], ids[readable]
-    category = [places.get(_key(row.get("category_id")), -1) for row in rows]
+        boxes, ids, flags = boxes[readable], ids[readable], {name: flag[readable] for name, flag in flags.items()}
+    category = [places.get(coco_key(row.get("category_id")), -1) for row in rows]
     found = [row.get("segmentation") or None for row in rows] if shapes else []
     scores = [row.get("score") for row in rows]
     return ObjectTable(
         "coco",
         images,
         categories,
-        np.array([numbers.get(_key(row.get("image_id")), -1) for row in rows], np.int64),
+        np.array([numbers.get(coco_key(row.get("image_id")), -1) for row in rows], np.int64),
         np.array(category, np.int64),
         boxes,
-        {name: np.array([_said(row, name) for row in rows], bool) for name in FLAGS},
+        flags,
         _numbers([row.get("area") for row in rows]),
         ids,
         _numbers(scores) if any(score is not None for score in scores) else None,
@@ -114,11 +120,11 @@ def _images(
     places: dict[int | str | None, int] = {}
     for i, row in enumerate(rows):
         name, number = (row.get("file_name"), row.get("id")) if isinstance(row, dict) else (None, None)
-        if not isinstance(name, str) or not name or _key(number) is None:
+        if not isinstance(name, str) or not name or coco_key(number) is None:
             text = f"{path}: image {i} of the list has no id or no file_name; give it both, or remove it"
             notes.append(Note("unreadable", str(path), text))
             continue
-        key = _key(number)
+        key = coco_key(number)
         size = (_side(row.get("height")), _side(row.get("width")))
         images.append(ImageRow(name, key if isinstance(key, int) else -1, size, f"{path}: image {number}", hint))
         if key in places:
@@ -132,8 +138,9 @@ def _categories(
     rows: Sequence[Any], path: Path, notes: list[Note]
 ) -> tuple[list[Category], dict[int | str | None, int]]:
     found: dict[int | str | None, Category] = {}
+    numbers: dict[str, int | str] = {}
     for i, row in enumerate(rows):
-        number = _key(row.get("id")) if isinstance(row, dict) else None
+        number = coco_key(row.get("id")) if isinstance(row, dict) else None
         if number is None:
             text = f"{path}: category {i} of the list has no id; give it a whole number"
             notes.append(Note("unreadable", str(path), text))
@@ -141,8 +148,13 @@ def _categories(
             text = f"{path}: category {number}: two categories have this number; number them apart"
             notes.append(Note("unreadable", str(path), text))
         else:
-            name = row.get("name")
-            found[number] = Category(number if isinstance(number, int) else None, str(number if name is None else name))
+            name = str(number if row.get("name") is None else row["name"])
+            if name in numbers:
+                text = f"{path}: category {number}: is called {name!r} like category {numbers[name]}, so both are one "
+                text += "class; name one of them otherwise, or keep them apart by ids in classes"
+                notes.append(Note("shared_name", str(path), text))
+            numbers.setdefault(name, number)
+            found[number] = Category(number if isinstance(number, int) else None, name)
     ordered = sorted(found, key=lambda key: (not isinstance(key, int), key))
     return [found[key] for key in ordered], {key: i for i, key in enumerate(ordered)}
 
@@ -158,7 +170,7 @@ def _boxes(rows: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, np.ndarray]:
     except (ValueError, TypeError, OverflowError):  # some are no four numbers: find them one by one
         boxes = np.zeros((len(rows), 4))
         for i, box in enumerate(given):
-            one = _four(box) or _around(rows[i].get("segmentation"))
+            one = _around(rows[i].get("segmentation")) if box is None or box == [] else _four(box)
             readable[i] = one is not None
             boxes[i] = one or 0.0
     with np.errstate(over="ignore", invalid="ignore"):  # infinities are reported later
@@ -182,9 +194,21 @@ def _around(shape: Any) -> tuple[float, ...] | None:
     return min(x), min(y), max(x) - min(x), max(y) - min(y)
 
 
-def _said(row: Mapping[str, Any], flag: str) -> bool:
-    """Whether an annotation sets a flag: 1, true, "1"."""
-    return any(row.get(key) not in (None, 0, "0", "", False) for key in _FLAG_KEYS[flag])
+def _flags(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, np.ndarray], dict[int, str]]:
+    """(N,) bool of each flag, and what is wrong with those that cannot be read, by row."""
+    flags = {name: np.zeros(len(rows), bool) for name in FLAGS}
+    strange: dict[int, str] = {}
+    for name, keys in _FLAG_KEYS.items():
+        for i, row in enumerate(rows):
+            for key in keys:
+                value = row.get(key)
+                if value is None or value is False or value == 0:  # nearly all
+                    continue
+                try:
+                    flags[name][i] |= read_flag(value, name)
+                except ValueError as error:
+                    strange.setdefault(i, str(error))
+    return flags, strange
 
 
 def _numbers(values: Sequence[Any]) -> np.ndarray:
@@ -194,11 +218,11 @@ def _numbers(values: Sequence[Any]) -> np.ndarray:
 
 def _whole(values: Sequence[Any]) -> np.ndarray:
     """(N,) int64, -1 for what is no whole number."""
-    keys = [_key(value) for value in values]
+    keys = [coco_key(value) for value in values]
     return np.array([key if isinstance(key, int) else -1 for key in keys], np.int64)
 
 
-def _key(value: Any) -> int | str | None:
+def coco_key(value: Any) -> int | str | None:
     """An id as files mean it: 3, 3.0 and "3" are one."""
     if isinstance(value, bool) or value is None:
         return None
@@ -207,7 +231,7 @@ def _key(value: Any) -> int | str | None:
     if isinstance(value, float):
         return int(value) if value.is_integer() and abs(value) < LARGEST else None
     text = str(value).strip()
-    return int(text) if text.lstrip("-").isdecimal() and len(text) < 16 else text or None
+    return int(text) if _WHOLE.fullmatch(text) else text or None
 
 
 def _name(row: Mapping[str, Any], place: int) -> str:
@@ -221,5 +245,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _side(value: Any) -> int:
-    key = _key(value)
+    key = coco_key(value)
     return key if isinstance(key, int) and key > 0 else 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from visionapps.data.object_table import LARGEST, TRUE, Category, ImageRow, Note, ObjectTable, TableBuilder
+from visionapps.data.object_table import FLAGS, LARGEST, Category, ImageRow, Note, ObjectTable, TableBuilder, read_flag
 from visionapps.errors import DataError
 
 SUFFIXES = (".csv", ".tsv")
@@ -147,17 +147,25 @@ class _Rows:
             return
         if self.box[0] == "x":
             box[2:] = [box[0] + box[2], box[1] + box[3]]
-        self.builder.add(box, self._category(cells), line, extras=self._extras(cells, name))
+        try:
+            extras = self._extras(cells, name)
+            category = self._category(cells)
+        except ValueError as error:
+            self._note(line, str(error))
+            return
+        self.builder.add(box, category, line, extras=extras)
 
     def _category(self, cells: Mapping[str, str]) -> int:
         number = _whole(cells.get("category_id"), -1)
         name = cells.get("class") or None
         known = None if number < 0 else number
+        if name is None and known is None:
+            raise ValueError("the object has no class; write it")
         return self.builder.category(name if name is not None else number, Category(known, name))
 
     def _extras(self, cells: Mapping[str, str], name: str) -> dict[str, Any]:
         extras: dict[str, Any] = {"image": self.images[name]}
-        extras |= {flag: cells.get(flag, "").lower() in TRUE for flag in ("crowd", "difficult", "truncated")}
+        extras |= {flag: read_flag(cells.get(flag), flag) for flag in FLAGS}
         extras["id"] = _whole(cells.get("id"), -1)
         extras["area"] = float(cells["area"]) if _is_number(cells.get("area")) else math.nan
         if cells.get("score"):

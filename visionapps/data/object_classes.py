@@ -99,8 +99,13 @@ def _numbered(ids: Sequence[int | None]) -> tuple[int, ...]:
 
 
 def _all_of(categories: Sequence[Category], label: np.ndarray) -> list[ObjectClass]:
-    """A table with every category that is not spoken for; those without number by name."""
+    """A table with every category that is not spoken for; those without number by name.
+
+    Where others have names, a number without one is a mistake and no class.
+    """
     free = [c for c, meaning in zip(categories, label.tolist(), strict=True) if meaning == UNKNOWN]
+    if any(c.name is not None for c in categories):
+        free = [c for c in free if c.name is not None]
     if any(c.id is None for c in free):
         free = sorted(free, key=str)
     table: dict[str, ObjectClass] = {}

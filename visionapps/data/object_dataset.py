@@ -54,7 +54,8 @@ class ObjectPolicies:
     """What to do about each kind of problem: refuse to train, mend it, leave it out, or only say so.
 
     Args:
-        unreadable: an annotation that cannot be read: broken XML, a row without four numbers; drop: leave it out.
+        unreadable: an annotation that cannot be read: broken XML, a row without four numbers or without a class;
+            drop: leave it out.
         path: an image name that leads out of the folder of images.
         missing_image: annotations of an image that is not there.
         unlisted_image: an image that no annotation file mentions; fix: it is taken as an image without objects.
@@ -76,6 +77,7 @@ class ObjectPolicies:
         contested_box: the same box in two classes.
         unknown_category: an object of a class that the class table lacks.
         background_category: an object of a class called background.
+        shared_name: two categories of a COCO file have one name; they become one class.
         bad_mask: a polygon or run lengths that cannot be read; fix: the box becomes the mask.
         missing_mask: an object without a mask among others that have one; fix: the box becomes the mask.
         origin: coordinates that contradict the dataset's origin.
@@ -108,6 +110,7 @@ class ObjectPolicies:
     contested_box: Literal["error", "drop", "warn"] = "warn"
     unknown_category: Literal["error", "drop"] = "error"
     background_category: Literal["error", "drop"] = "error"
+    shared_name: Literal["error", "warn"] = "warn"
     bad_mask: Literal["error", "fix", "drop"] = "error"
     missing_mask: Literal["error", "fix", "drop"] = "error"
     origin: Literal["error", "warn"] = "error"

@@ -149,7 +149,10 @@ def _in_pixels(table: ObjectTable, dataset: ObjectDataset, sizes: np.ndarray) ->
 def _judge_classes(sheet: Sheet, table: ObjectTable) -> None:
     def called(row: int) -> str:
         place = int(table.category[row])
-        return repr(str(table.categories[place])) if place >= 0 else f"number {table.unknown.get(row, '?')}"
+        if place < 0:
+            return f"number {table.unknown.get(row, '?')}"
+        category = table.categories[place]
+        return f"number {category.id}" if category.name is None else repr(category.name)
 
     sheet.report(
         "unknown_category",

@@ -14,7 +14,8 @@ from visionapps.data.object_dataset import Form
 
 FLAGS = ("crowd", "difficult", "truncated")
 LARGEST = 2**53  # whole numbers below it are exact as float64
-TRUE = ("1", "true", "yes")  # how text says so
+_WORDS = {"true": True, "yes": True, "t": True, "y": True, "": False, "unspecified": False}  # how text says so
+_WORDS |= {"false": False, "no": False, "f": False, "n": False}
 
 
 class Category(NamedTuple):
@@ -43,6 +44,26 @@ class ImageRow(NamedTuple):
     size: tuple[int, int]  # H, W; (0, 0): the file does not say
     place: str  # file, and where in it
     hint: str = ""  # folder of the annotation file below the folder of annotations
+
+
+def read_flag(value: Any, name: str) -> bool:
+    """A flag as programs write it: any number but 0, true, yes; nothing at all is no.
+
+    Raises:
+        ValueError: it is neither; the text says so and names the flag.
+    """
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    text = value.strip().lower() if isinstance(value, str) else value
+    if isinstance(text, str) and text in _WORDS:
+        return _WORDS[text]
+    try:
+        number = float(text)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if math.isnan(number):
+        raise ValueError(f"{name} is {repr(value)[:40]}, but 0 or 1 is expected; correct it")
+    return number != 0
 
 
 @dataclass(frozen=True, eq=False)

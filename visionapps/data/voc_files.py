@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from visionapps.data.object_table import LARGEST, TRUE, Category, ImageRow, Note, ObjectTable, TableBuilder
+from visionapps.data.object_table import LARGEST, Category, ImageRow, Note, ObjectTable, TableBuilder, read_flag
 from visionapps.errors import DataError
 
 _OBJECT = re.compile(rb"<object[\s>]")
@@ -62,16 +62,15 @@ def _read_file(builder: TableBuilder, file: Path, stem: str) -> None:
 
 def _read_object(builder: TableBuilder, element: Any, place: str, line: list[int]) -> None:
     corners = [(element.findtext(f"bndbox/{name}") or "").strip() for name in _CORNERS]
-    try:
-        box = [float(text) for text in corners]
-    except ValueError:
-        text = (
-            f"{place}: bndbox has {', '.join(map(repr, corners))}, but four numbers are expected: {', '.join(_CORNERS)}"
-        )
-        builder.notes.append(Note("unreadable", place.rsplit(":", 1)[0], f"{text}; write them"))
-        return
     name = (element.findtext("name") or "").strip()
-    extras: dict[str, Any] = {flag: _is_set(element.findtext(flag)) for flag in ("difficult", "truncated")}
+    try:
+        box = _numbers(corners)
+        if not name:
+            raise ValueError("the object has no <name>; write its class")
+        extras: dict[str, Any] = {flag: read_flag(element.findtext(flag), flag) for flag in ("difficult", "truncated")}
+    except ValueError as error:
+        builder.notes.append(Note("unreadable", place.rsplit(":", 1)[0], f"{place}: {error}"))
+        return
     score = element.findtext("score")
     if score is not None:
         try:
@@ -120,8 +119,12 @@ def _note(file: Path, what: str) -> Note:
     return Note("unreadable", str(file), f"{file}: {what}")
 
 
-def _is_set(text: str | None) -> bool:
-    return text is not None and text.strip().lower() in TRUE
+def _numbers(corners: list[str]) -> list[float]:
+    try:
+        return [float(text) for text in corners]
+    except ValueError:
+        there, wanted = ", ".join(map(repr, corners)), ", ".join(_CORNERS)
+        raise ValueError(f"bndbox has {there}, but four numbers are expected: {wanted}; write them") from None
 
 
 def _side(text: str | None) -> int:

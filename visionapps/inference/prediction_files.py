@@ -72,8 +72,9 @@ def read_predictions(path: Path, form: str = "auto") -> Predictions:
         if isinstance(data, list):
             return _of_results(path, data)
     table = read_table(path, find_form(path, form))
-    if table.notes:
-        raise DataError(f"{table.notes[0].message} ({len(table.notes)} such places)")
+    notes = [note for note in table.notes if note.kind != "shared_name"]  # classes match by name
+    if notes:
+        raise DataError(f"{notes[0].message} ({len(notes)} such places)")
     if len(table) and (table.scores is None or np.isnan(table.scores).any()):
         bad = 0 if table.scores is None else int(np.flatnonzero(np.isnan(table.scores))[0])
         raise DataError(
