@@ -65,7 +65,7 @@ def fit(network: nn.Module, pictures: Pictures, recipe: Recipe, *, seed: int, ti
         optimizer.step()
         losses.append(loss.detach())
         if step % 20 == 0:
-            bar.set_postfix(loss=f"{float(loss):.3f}")
+            bar.set_postfix(loss=f"{loss.item():.3f}")
     train = judge(network, pictures.train, pictures.train_labels)
     test = judge(network, pictures.test, pictures.test_labels) if len(pictures.test) else (float("nan"),) * 2
     return Result(torch.stack(losses).tolist(), *train, *test)
