@@ -11,7 +11,7 @@ from visionapps.files import refuse_existing
 if TYPE_CHECKING:
     from visionapps.inference.bundle import Bundle
 
-_METRICS = ("mean_dice", "mean_iou", "accuracy", "ap", "ap50", "ap75")
+_METRICS = ("mean_dice", "mean_iou", "accuracy", "ap", "ap50", "ap75", "top1", "top5", "mean_recall")
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from visionapps.cli.table import render, score_table
+from visionapps.cli.table import class_table, render, score_table
 from visionapps.errors import ConfigError
 from visionapps.files import refuse_existing
 
@@ -53,6 +53,12 @@ def _report(finished: "Finished", out: Path) -> str:
         from visionapps.training.object_report import write_object_report
 
         return _object_table(write_object_report(finished, out))
+    from visionapps.training.classification import ClassificationTask
+
+    if isinstance(finished.task, ClassificationTask):
+        from visionapps.training.class_report import write_class_report
+
+        return class_table(*write_class_report(finished, out))
     from visionapps.training.report import write_report
 
     labels, scores = write_report(finished, out)

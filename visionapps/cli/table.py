@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from visionapps.metrics.confusion import Scores
+    from visionapps.metrics.topk import ClassScores
+    from visionapps.structures import LabelSpace
 
 
 def render(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -38,6 +40,24 @@ def score_table(names: Sequence[str], scores: "Scores") -> str:
     ]
     rows.append(("mean", shown(scores.mean_dice), shown(scores.mean_iou), None, None, "100%"))
     return render(("class", "Dice", "IoU", "precision", "recall", "of truth"), rows)
+
+
+def class_table(labels: "LabelSpace", scores: "ClassScores", most: int = 40) -> str:
+    """One line per class, of very many the worst; and one for all of them. A dash where a value is not defined."""
+
+    def shown(value: float) -> float | None:
+        return None if value != value else value  # NaN
+
+    order = list(range(len(labels)))
+    if len(order) > most:
+        order = sorted((k for k in order if scores.support[k]), key=lambda k: scores.recall[k])[:most]
+    rows: list[tuple[object, ...]] = [
+        (labels.names[k], shown(scores.recall[k]), shown(scores.precision[k]), scores.support[k]) for k in order
+    ]
+    rows.append(("mean of the classes", shown(scores.mean_recall), None, None))
+    head = f"top-1 {scores.top1:.3f}, top-5 {scores.top5:.3f} over {sum(scores.support)} images"
+    left_out = f"\nthe worst {most} of {len(labels)} classes; --json has all" if len(labels) > most else ""
+    return f"{render(('class', 'right', 'precision', 'images'), rows)}{left_out}\n\n{head}"
 
 
 def _text(value: object) -> str:

@@ -31,9 +31,9 @@ class ClassificationTask(Task):
     Args:
         model: built by visionapps.models.classifier; its named weights are loaded when training starts.
         optimizer: any optimizer of torch.optim.
-        scheduler: any scheduler of torch.optim.lr_scheduler, stepped once per epoch. ReduceLROnPlateau (factor 0.1, mode
-            max) is the papers' "divided by ten when the validation error stops improving": it watches top-1. Or leave
-            it out and give a curve.
+        scheduler: any scheduler of torch.optim.lr_scheduler, stepped once per epoch. ReduceLROnPlateau (factor 0.1,
+            mode max) is the papers' "divided by ten when the validation error stops improving": it watches top-1. Or
+            leave it out and give a curve.
         curve: a learning-rate curve over the whole run (visionapps.training.optim.Cosine, Poly, Curve), stepped with
             every optimizer step.
         layer_rates: how learning rate and weight decay differ between layers; all but the head is the backbone.

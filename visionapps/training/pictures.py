@@ -12,6 +12,14 @@ from PIL import Image, ImageDraw, ImageFont
 from visionapps.structures import LabelSpace
 
 
+# The score that tells what kind of run it was, the title of its panel per class, and what is shown of a validation.
+_KINDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+    ("val/dice", "Dice per class", ("dice", "iou", "accuracy")),
+    ("val/ap", "AP per class", ("ap", "ap50", "ap75", "mask_ap")),
+    ("val/top1", "top-1 per class", ("top1", "top5", "mean_recall")),
+)
+
+
 def draw_curves(logs: Sequence[Path], picture: Path) -> None:
     """Draw loss, validation scores and learning rate over the steps.
 
@@ -21,9 +29,7 @@ def draw_curves(logs: Sequence[Path], picture: Path) -> None:
     """
     plt = pyplot()
     series = _read_series(logs)
-    detector = "val/ap" in series
-    score, per_class = ("val/ap", "AP per class") if detector else ("val/dice", "Dice per class")
-    shown = ("ap", "ap50", "ap75", "mask_ap") if detector else ("dice", "iou", "accuracy")
+    score, per_class, shown = next((kind for kind in _KINDS if kind[0] in series), _KINDS[0])
     terms = sorted(n for n in series if n.startswith("train/loss/"))
     panels: tuple[tuple[str, list[str]], ...] = (
         ("loss", [n for n in ("train/loss", "val/loss", *terms) if n in series]),
@@ -44,13 +50,14 @@ def draw_curves(logs: Sequence[Path], picture: Path) -> None:
     plt.close(figure)
 
 
-def draw_confusion(matrix: np.ndarray, names: tuple[str, ...], picture: Path) -> None:
-    """Draw a confusion matrix, rows normalised to the true pixels of each class.
+def draw_confusion(matrix: np.ndarray, names: tuple[str, ...], picture: Path, *, what: str = "pixels") -> None:
+    """Draw a confusion matrix, rows normalised to all that truly belongs to each class.
 
     Args:
-        matrix: (K, K) pixel counts, truth by row, prediction by column.
+        matrix: (K, K) counts, truth by row, prediction by column.
         names: K class names.
         picture: PNG to write.
+        what: was counted.
     """
     plt = pyplot()
     share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
@@ -63,7 +70,7 @@ def draw_confusion(matrix: np.ndarray, names: tuple[str, ...], picture: Path) ->
     for (row, col), value in np.ndenumerate(share):
         if value >= 0.005 or row == col:
             axis.text(col, row, f"{value:.2f}", ha="center", va="center", color="w" if value > 0.5 else "k", fontsize=8)
-    figure.colorbar(shown, label="share of the true pixels")
+    figure.colorbar(shown, label=f"share of the true {what}")
     figure.savefig(picture, dpi=100)
     plt.close(figure)
 

@@ -11,10 +11,11 @@ from visionapps.training.run import build
 from visionapps.training.task import Task
 
 if TYPE_CHECKING:
+    from visionapps.data.class_doctor import ClassExamination
     from visionapps.data.object_doctor import ObjectExamination
 
 
-def rehearse(config: Path, examination: "Examination | ObjectExamination") -> list[Problem]:
+def rehearse(config: Path, examination: "Examination | ObjectExamination | ClassExamination") -> list[Problem]:
     """Build a run, load its weights, and take one training step on two images; nothing is written.
 
     Detectors take the step on the two photos with the most objects, which need the most memory.

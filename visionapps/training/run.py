@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningCLI
 
+from visionapps.data.class_dataset import ClassPhoto
 from visionapps.data.object_dataset import ObjectPhoto
 from visionapps.data.store import Photo
 from visionapps.errors import ConfigError, VisionAppsError, WeightsError
@@ -65,7 +66,7 @@ class Finished:
     """What a run leaves for those who look at it."""
 
     checkpoint: Path  # the best one by the task's score on the validation photos
-    val: tuple[Photo, ...] | tuple[ObjectPhoto, ...]  # the photos it was validated on
+    val: tuple[Photo, ...] | tuple[ObjectPhoto, ...] | tuple[ClassPhoto, ...]  # the photos it was validated on
     seconds: float  # of training, validation included
     task: LightningModule
     data: LightningDataModule
