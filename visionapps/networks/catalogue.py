@@ -15,7 +15,9 @@ from typing import Any
 from visionapps.errors import ConfigError
 from visionapps.networks import (
     alexnet,
+    blockdrop,
     bn_inception,
+    convnet_aig,
     enet,
     googlenet,
     lenet,
@@ -129,6 +131,8 @@ OWN: dict[str, Own] = {
     "conv_mobilenet": Own(mobilenet.conv_mobilenet, 2017, "Howard et al. 2017, table 4", "Conv MobileNet"),
     "msdnet": Own(msdnet.msdnet, 2018, "Huang et al. 2018, MSDNet, CIFAR, 7 exits"),
     "msdnet_imagenet": Own(msdnet.msdnet_imagenet, 2018, "Huang et al. 2018, MSDNet, ImageNet, k = 4"),
+    "convnet_aig_110": Own(convnet_aig.convnet_aig, 2018, "Veit and Belongie 2018, ConvNet-AIG 110"),
+    "blockdrop_110": Own(blockdrop.blockdrop, 2018, "Wu et al. 2018, BlockDrop, ResNet-110 and a policy of 8 layers"),
     "plain20": Own(partial(cifar_resnet, 20, shortcut="none"), 2016, _RESNET, "plain-20 (CIFAR)"),
     "plain32": Own(partial(cifar_resnet, 32, shortcut="none"), 2016, _RESNET, "plain-32 (CIFAR)"),
     "plain44": Own(partial(cifar_resnet, 44, shortcut="none"), 2016, _RESNET, "plain-44 (CIFAR)"),
