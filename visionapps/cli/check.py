@@ -1,7 +1,8 @@
 """Examine a dataset and a run before any training, and report everything at once.
 
-Datasets have masks (--masks) or objects (--annotations: COCO, VOC, YOLO, CSV). With --config the run is built as well,
-its weights are loaded, and one step is taken on two crops. Exit code 1 if something forbids training.
+Datasets have masks (--masks), objects (--annotations: COCO, VOC, YOLO, CSV), or photos with one class each (--train).
+With --config the run is built as well, its weights are loaded, and one step is taken on two crops. Exit code 1 if
+something forbids training.
 """
 
 import argparse
@@ -15,6 +16,8 @@ from visionapps.errors import ConfigError
 from visionapps.files import refuse_existing, whole_output
 
 if TYPE_CHECKING:
+    from visionapps.data.class_dataset import ClassDataset
+    from visionapps.data.class_doctor import ClassExamination
     from visionapps.data.dataset import Dataset, Problem
     from visionapps.data.doctor import Examination
     from visionapps.data.object_dataset import ObjectDataset
@@ -26,10 +29,11 @@ _SHOWN = 3  # problems per kind on the terminal
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    from visionapps.cli import check_objects
+    from visionapps.cli import check_classes, check_objects
 
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--config", type=Path, metavar="YAML", help="the file of a run; its data.dataset is examined")
+    check_classes.add_train(what)
     what.add_argument("--images", type=Path, metavar="DIR", help="folder of photos; then also --masks or --annotations")
     parser.add_argument("--masks", type=Path, metavar="DIR", help="folder of masks with the same names")
     parser.add_argument("--mask-suffix", metavar="TEXT", help="what mask names have more than image names: _mask")
@@ -59,20 +63,25 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the whole report there as well")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
     check_objects.configure(parser)
+    check_classes.configure(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Examine, print, and say by the exit code whether training may begin."""
     from dataclasses import replace
 
-    from visionapps.cli import check_objects
+    from visionapps.cli import check_classes, check_objects
+    from visionapps.data.class_dataset import ClassDataset
     from visionapps.data.dataset import Dataset
     from visionapps.data.doctor import examine
 
     if options.json is not None:
         refuse_existing(options.json, options.overwrite)
     check_objects.require_annotations(options)
+    check_classes.require_train(options)
     dataset = read_dataset(options.config) if options.config else _from_options(options)
+    if isinstance(dataset, ClassDataset):
+        return check_classes.examine(dataset, options)
     if not isinstance(dataset, Dataset):
         return check_objects.examine(dataset, options)
     found = examine(dataset, progress=True)
@@ -85,7 +94,7 @@ def run(options: argparse.Namespace) -> int:
     return 1 if found.errors else 0
 
 
-def rehearsed(config: Path, found: "Examination | ObjectExamination") -> "Sequence[Problem]":
+def rehearsed(config: Path, found: "Examination | ObjectExamination | ClassExamination") -> "Sequence[Problem]":
     """Problems of a run that show when its model takes a step; none where the config has no model."""
     if "model" not in read_yaml(config):  # a dataset only
         return ()
@@ -94,13 +103,14 @@ def rehearsed(config: Path, found: "Examination | ObjectExamination") -> "Sequen
     return rehearse(config, found)
 
 
-def read_dataset(config: Path) -> "Dataset | ObjectDataset":
-    """The dataset of a run's YAML file, from data.dataset or data.init_args.dataset; of objects if it has annotations.
+def read_dataset(config: Path) -> "Dataset | ObjectDataset | ClassDataset":
+    """The dataset of a run's YAML file, from data.dataset or data.init_args.dataset: of objects if it has annotations,
+    of classes if it has train.
 
     Raises:
         ConfigError: no such file, no YAML, no dataset in it, or a key or value that does not fit.
     """
-    from visionapps.cli import check_objects
+    from visionapps.cli import check_classes, check_objects
 
     content = read_yaml(config)
     data = content.get("data") if isinstance(content, Mapping) else None
@@ -111,6 +121,8 @@ def read_dataset(config: Path) -> "Dataset | ObjectDataset":
         there = ", ".join(map(str, data)) if isinstance(data, Mapping) else "nothing"
         raise ConfigError(f"{config}: no dataset under {place}, only {there}; write the dataset at {place}.dataset")
     settings, where = data["dataset"], f"{config}: {place}.dataset"
+    if "train" in settings:
+        return check_classes.build(settings, where)
     return check_objects.build(settings, where) if "annotations" in settings else build_dataset(settings, where)
 
 
@@ -179,9 +191,11 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path}: is no valid YAML ({error})") from error
 
 
-def _from_options(options: argparse.Namespace) -> "Dataset | ObjectDataset":
-    from visionapps.cli import check_objects
+def _from_options(options: argparse.Namespace) -> "Dataset | ObjectDataset | ClassDataset":
+    from visionapps.cli import check_classes, check_objects
 
+    if options.train is not None:
+        return check_classes.build(check_classes.settings_of(options), "options")
     if options.annotations is None:
         return build_dataset(_settings(options), "options")
     for name in ("masks", "mask_suffix", "void_ids", "void_colors", "resize", "block_px"):
@@ -237,7 +251,7 @@ def _report(dataset: "Dataset", found: "Examination", everything: bool) -> Itera
         yield "Nothing forbids training."
 
 
-def problem_table(found: "Examination | ObjectExamination") -> str:
+def problem_table(found: "Examination | ObjectExamination | ClassExamination") -> str:
     """How many problems there are of each kind and outcome."""
     rows = [(kind, action, count) for (kind, action), count in sorted(found.counts.items(), key=lambda item: -item[1])]
     return render(("problem", "outcome", "count"), rows)

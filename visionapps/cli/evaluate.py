@@ -4,6 +4,7 @@ visionapps evaluate BUNDLE --images DIR --masks DIR         every image, at its 
 visionapps evaluate BUNDLE --config run.yaml --split val    the photos of a run, as training saw them
 visionapps evaluate --pred DIR --masks DIR --classes FILE   masks that predict wrote, against true ones
 visionapps evaluate BUNDLE --images DIR --annotations PATH  a detector on annotated images
+visionapps evaluate BUNDLE --classes-of PATH                a classifier on a folder of a folder per class
 visionapps evaluate --pred PATH --annotations PATH          files of detections: COCO, VOC, YOLO, CSV
 """
 
@@ -29,7 +30,7 @@ T = TypeVar("T")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    from visionapps.cli import evaluate_objects
+    from visionapps.cli import evaluate_classes, evaluate_objects
     from visionapps.cli.compute import add_compute_options, add_input_options
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -48,14 +49,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there as well")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
     evaluate_objects.configure(parser)
+    evaluate_classes.configure(parser)
     add_compute_options(parser)
     add_input_options(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and print the table."""
-    from visionapps.cli import evaluate_objects
+    from visionapps.cli import evaluate_classes, evaluate_objects
 
+    if evaluate_classes.wanted(options):
+        return evaluate_classes.run(options)
     if evaluate_objects.wanted(options):
         return evaluate_objects.run(options)
     if options.json is not None:

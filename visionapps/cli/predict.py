@@ -4,6 +4,8 @@ A raster becomes a GeoTIFF that lies where the raster lies (NAME.tif), a photo a
 called NAME_overlay.tif or NAME_overlay.jpg, polygons NAME.gpkg (or what --vectors says), --scores NAME_scores.tif.
 Pixels without data get the value 255. An interrupted run goes on where it was when it is started again.
 
+A classifier writes classes.csv: a line per photo, with its first answers and their scores.
+
 A detector writes boxes: NAME.gpkg or NAME.geojson that lie where the raster lies, detections.json and images.json (COCO
 results), detections.csv, or folders yolo and voc. Large images are cut into tiles and every object is told once.
 """
@@ -35,6 +37,7 @@ VECTORS = ("gpkg", "geojson", "fgb", "parquet")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     from visionapps.cli.compute import add_map_options
+    from visionapps.cli.predict_classes import add_class_options
     from visionapps.cli.predict_objects import add_object_options
 
     parser.add_argument("bundle", type=Path, help="folder written by `visionapps export`")
@@ -51,6 +54,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="say what it would take, and draw nothing")
     _add_output_options(parser)
     add_object_options(parser)
+    add_class_options(parser)
     add_map_options(parser)
     _add_worker_options(parser)
     parser.set_defaults(parser=parser)
@@ -88,8 +92,10 @@ def run(options: argparse.Namespace) -> int:
     from visionapps.runtime import keep_freed_memory
 
     keep_freed_memory()  # before the first tensor
-    from visionapps.cli import predict_objects
+    from visionapps.cli import predict_classes, predict_objects
 
+    if predict_classes.takes(options, options.parser):
+        return predict_classes.run(options)
     detector = predict_objects.is_detector(options.bundle)
     predict_objects.refuse_other_options(options, options.parser, detector=detector)
     if detector:

@@ -27,11 +27,11 @@ FORMS = ("coco", "yolo", "voc", "csv", "gpkg", "geojson", "fgb")
 _ROWS = 40  # images listed in the summary
 _TOP = 4  # classes named of each
 # What makes no sense for boxes, and what it is for.
-_MAPS_ONLY = (
+MAPS_ONLY = (
     "kind", "skip_existing", "dry_run", "vectors", "vector_classes", "simplify", "min_area", "scores", "compress",
     "cog", "overviews", "workers", "devices", "ray", "tta", "scales", "member", "weights", "exact", "compile",
 )  # fmt: skip
-_BOXES_ONLY = ("form", "score", "score_per_class", "nms", "merge", "overlay", "ids")
+BOXES_ONLY = ("form", "score", "score_per_class", "nms", "merge", "overlay", "ids")
 
 
 def add_object_options(parser: argparse.ArgumentParser) -> None:
@@ -66,7 +66,7 @@ def is_detector(folder: Path) -> bool:
 
 def refuse_other_options(options: argparse.Namespace, parser: argparse.ArgumentParser, *, detector: bool) -> None:
     """Raise ConfigError where an option makes no sense for this kind of model."""
-    wrong = _MAPS_ONLY if detector else _BOXES_ONLY
+    wrong = MAPS_ONLY if detector else BOXES_ONLY
     given = [name for name in wrong if getattr(options, name) != parser.get_default(name)]
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
@@ -130,7 +130,7 @@ def run(options: argparse.Namespace) -> int:
     bundle = load(options.bundle)
     least = _least_scores(options, bundle)
     predictor = _predictor(options, bundle, least)
-    writer = ObjectWriter(files, bundle.labels, bundle.spec, bundle.category_ids)
+    writer = ObjectWriter(files, bundle.labels, bundle.spec, bundle.category_ids, names)
     began = time.perf_counter()
     work = _Run([Entry(*each) for each in zip(inputs, names, numbers, strict=True)], _reading(options, bundle))
     _detect(work, predictor, writer, least)

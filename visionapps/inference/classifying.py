@@ -154,8 +154,8 @@ def _require_same(first: Bundle, other: Bundle) -> None:
         )
         told = " and ".join(repr(names[at]) if at < len(names) else "nothing" for names in (ours, theirs))
         raise ConfigError(
-            f"averaging: the bundles have {len(ours)} and {len(theirs)} classes that differ from class {at} on ({told}); "
-            "only bundles of the same classes in the same order can be averaged"
+            f"averaging: the bundles have {len(ours)} and {len(theirs)} classes that differ from class {at} on "
+            f"({told}); only bundles of the same classes in the same order can be averaged"
         )
     if first.spec.bands != other.spec.bands:
         raise ConfigError(

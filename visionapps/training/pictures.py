@@ -11,7 +11,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from visionapps.structures import LabelSpace
 
-
 # The score that tells what kind of run it was, the title of its panel per class, and what is shown of a validation.
 _KINDS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("val/dice", "Dice per class", ("dice", "iou", "accuracy")),

@@ -1,0 +1,130 @@
+"""What ``evaluate`` does with a classifier: how often its first answers are right, class by class.
+
+visionapps evaluate BUNDLE --config run.yaml --split val    the photos of a run
+visionapps evaluate BUNDLE --classes-of PATH                a folder of a folder per class, a CSV list, or CIFAR
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visionapps.cli.table import class_table
+from visionapps.errors import ConfigError
+from visionapps.files import refuse_existing, whole_output
+
+if TYPE_CHECKING:
+    from visionapps.data.class_dataset import ClassDataset, ClassPhoto
+    from visionapps.inference.bundle import Bundle
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options that only classifiers have."""
+    group = parser.add_argument_group("classifiers")
+    group.add_argument(
+        "--classes-of", type=Path, metavar="PATH", help="folder of a folder per class, CSV list (image,class), or CIFAR"
+    )
+    group.add_argument("--pictures", type=Path, metavar="DIR", help="draw confusion and worst photos there")
+
+
+def wanted(options: argparse.Namespace) -> bool:
+    """Whether a classifier is to be evaluated."""
+    from visionapps.cli.predict_classes import is_classifier
+
+    classifies = options.bundle is not None and is_classifier(options.bundle)
+    if options.classes_of is not None and not classifies:
+        raise ConfigError("--classes-of: needs the bundle of a classifier; see --help")
+    return classifies
+
+
+def run(options: argparse.Namespace) -> int:
+    """Evaluate, and print the table."""
+    for name in ("images", "masks", "pred", "annotations"):
+        if getattr(options, name, None) is not None:
+            raise ConfigError(f"--{name}: the bundle holds a classifier; give --config YAML or --classes-of PATH")
+    if options.json is not None:
+        refuse_existing(options.json, options.overwrite)
+    if options.pictures is not None:
+        refuse_existing(options.pictures, options.overwrite)
+    from visionapps.inference.bundle import load
+    from visionapps.inference.classifying import ClassPredictor
+    from visionapps.training.class_report import draw_class_evaluation, judge_photos
+
+    bundle = load(options.bundle)
+    photos = photos_of(options, bundle)
+    predictor = ClassPredictor([bundle], device=options.device, precision=options.precision, batch=options.batch or 32)
+    scores, answers = judge_photos([bundle], photos, predictor=predictor)
+    print(class_table(bundle.labels, scores))
+    if options.json is not None:
+        with whole_output(options.json, options.overwrite) as path:
+            path.write_text(json.dumps(scores.to_dict(bundle.labels.names), indent=1) + "\n")
+    if options.pictures is not None:
+        with whole_output(options.pictures, options.overwrite) as folder:
+            folder.mkdir()
+            draw_class_evaluation(scores, answers, bundle, folder)
+    return 0
+
+
+def photos_of(options: argparse.Namespace, bundle: "Bundle") -> "tuple[ClassPhoto, ...]":
+    """The photos to judge, their labels those of the bundle.
+
+    Raises:
+        ConfigError: it is not said which, or the dataset has other classes.
+        DataError: the dataset cannot be used as it is.
+    """
+    from visionapps.data.class_doctor import examine_classes
+
+    if (options.config is None) == (options.classes_of is None):
+        raise ConfigError(
+            "evaluate BUNDLE: give either --config YAML or --classes-of PATH for a classifier; see --help"
+        )
+    dataset = _dataset(options, bundle)
+    found = examine_classes(dataset, progress=True)
+    found.raise_on_errors()
+    if found.labels.names != bundle.labels.names:
+        raise ConfigError(
+            f"{options.bundle}: knows the classes {_some(bundle.labels.names)}, but the dataset has "
+            f"{_some(found.labels.names)}; evaluate on data of the same classes in the same order (dataset.classes)"
+        )
+    if options.config is None:
+        return (*found.train, *found.val)
+    photos = {"val": found.val, "train": found.train, "all": (*found.train, *found.val)}[options.split]
+    if not photos:
+        raise ConfigError(f"{options.config}: the split {options.split} has no photo; choose another --split")
+    return photos
+
+
+def _dataset(options: argparse.Namespace, bundle: "Bundle") -> "ClassDataset":
+    from visionapps.cli.check import read_dataset
+    from visionapps.data.class_dataset import ClassDataset, ClassPolicies
+    from visionapps.data.dataset import Split
+
+    if options.config is not None:
+        dataset = read_dataset(options.config)
+        if not isinstance(dataset, ClassDataset):
+            raise ConfigError(f"{options.config}: its dataset has no classes of photos, which the bundle names")
+        return dataset
+    # All photos are judged: nothing is divided, and what only training minds is left aside.
+    lenient = ClassPolicies(
+        empty_class="warn",
+        duplicate="warn",
+        contested="warn",
+        bands="fix",
+        near_duplicate="warn",
+        one_sided_class="warn",
+    )
+    plain = ClassDataset(
+        str(options.classes_of), classes=bundle.labels.names, split=Split(val_fraction=0.0), policies=lenient
+    )
+    return replace(plain, bands=tuple(_bands(options)) or None)
+
+
+def _bands(options: argparse.Namespace) -> list[int | str]:
+    from visionapps.cli.compute import listed
+
+    return [int(b) if b.isdigit() else b for b in listed(options.bands)]
+
+
+def _some(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:5]) + (f", ... ({len(names)})" if len(names) > 5 else "")
