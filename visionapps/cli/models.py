@@ -42,7 +42,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     one = parser.add_argument_group("with a name")
     one.add_argument("--all", action="store_true", help="every layer, where the table would be grouped by step")
     one.add_argument("--size", type=int, metavar="PX", help="side of the image (default: what it was published for)")
-    one.add_argument("--bands", type=int, default=3, metavar="N", help="of the image (default: 3)")
+    one.add_argument("--bands", type=int, metavar="N", help="of the image (default: what it was published for)")
     one.add_argument("--json", action="store_true", help="the same as JSON, with every layer; of the list, too")
 
 
