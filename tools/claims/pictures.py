@@ -72,9 +72,10 @@ def read_cifar(folder: Path) -> Pictures:
     files = [*(folder / f"data_batch_{i}.bin" for i in range(1, 6)), folder / "test_batch.bin"]
     if missing := [file.name for file in files if not file.is_file()]:
         sys.exit(f"{folder}: no {', '.join(missing)}; give the unpacked folder of CIFAR-10's binary version")
-    records = np.concatenate([np.fromfile(file, np.uint8).reshape(-1, _CIFAR_RECORD) for file in files])
+    batches = [np.fromfile(file, np.uint8).reshape(-1, _CIFAR_RECORD) for file in files]
+    records = np.concatenate(batches)
     images = records[:, 1:].reshape(-1, 3, 32, 32).astype(np.float32) / 255
-    return normalised(images, records[:, 0], len(records) - 10_000)
+    return normalised(images, records[:, 0], len(records) - len(batches[-1]))
 
 
 def normalised(images: np.ndarray, labels: np.ndarray, count: int) -> Pictures:

@@ -24,9 +24,9 @@ from visionapps.networks.cifar_resnet import cifar_resnet
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    pictures.add_arguments(parser, count=320, test_count=320)
+    pictures.add_arguments(parser, count=1024, test_count=512)
     parser.add_argument("--depth", type=int, default=20, metavar="N", help="layers of the residual network (20)")
-    parser.add_argument("--steps", type=int, default=1000, metavar="N", help="most steps (1000)")
+    parser.add_argument("--steps", type=int, default=1500, metavar="N", help="most steps (1500)")
     parser.add_argument("--batch", type=int, default=64, metavar="B", help="pictures per step (64)")
     parser.add_argument("--rate", type=float, default=0.02, help="of learning, constant (0.02)")
     parser.add_argument("--fitted", type=float, default=0.01, help="training error at which a run ends (0.01)")
@@ -69,7 +69,7 @@ def fit_until(data: pictures.Pictures, options: argparse.Namespace, seed: int, t
                 optimizer.step()
                 steps += 1
                 bar.update()
-            if epoch % 2:
+            if epoch % 2 or steps >= options.steps:
                 error = judge(network, data.train, data.train_labels)[1]
                 bar.set_postfix(error=f"{error:.1%}")
             if error < options.fitted or steps >= options.steps:
