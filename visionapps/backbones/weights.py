@@ -19,6 +19,7 @@ from torch import Tensor
 from visionapps.backbones.hub import cached_file, download, pretrained_card
 from visionapps.backbones.packages import PACKAGES, PackagedWeights, State, rename_torchvision_mobilenetv2
 from visionapps.errors import ConfigError, WeightsError
+from visionapps.networks.catalogue import PREFIX as OWN_PREFIX
 from visionapps.structures import InputSpec
 
 FILE_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -85,6 +86,8 @@ def _spec_of_weights(name: str, weights: str | None) -> InputSpec:
                 raise WeightsError(
                     f"{path}: the {SPEC_KEY} in its header is malformed ({error}); give a spec, or save it again"
                 ) from error
+    if name.startswith(OWN_PREFIX):
+        return InputSpec()  # nobody publishes weights of networks written here: a file has the usual statistics
     card = pretrained_card(name, _hub_tag(weights))
     return InputSpec(mean=tuple(card.mean), std=tuple(card.std))
 

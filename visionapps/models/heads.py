@@ -5,7 +5,7 @@ A head is built from the strides and channels of a pyramid and from nothing else
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -111,6 +111,15 @@ def refusal(head: Head, name: str) -> str | None:
     """
     try:
         levels = levels_for(head, name)
+    except ConfigError as error:
+        return str(error)
+    return _complaint(head, levels)
+
+
+@lru_cache(maxsize=4096)
+def _complaint(head: Head, levels: tuple[Level, ...]) -> str | None:
+    """What a head says of a pyramid that it cannot stand on."""
+    try:
         with torch.device("meta"):
             head.put(Replay(levels, InputSpec()), 2, None)
     except ConfigError as error:
