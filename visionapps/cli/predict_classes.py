@@ -125,7 +125,7 @@ class _Photos:
                 pixels = as_bands(read_image(image.path, self._bands), self._wanted)
                 if pixels.shape[2] != self._wanted:
                     raise DataError(
-                        f"{image.name}: has {pixels.shape[2]} bands, the model takes {self._wanted}; choose with --bands"
+                        f"{image.name}: has {pixels.shape[2]} bands, the model takes {self._wanted}; choose --bands"
                     )
             except DataError as error:
                 self.failures.append((image, error))

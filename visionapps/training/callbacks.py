@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import TQDMProgressBar, WeightAveraging
 from torch import Tensor, nn
 
 from visionapps.backbones.base import Backbone
+from visionapps.classification.base import Classifier
 from visionapps.errors import ConfigError
 
 
@@ -57,12 +58,17 @@ class FreezeBackbone(Callback):
             self.on_train_epoch_start(trainer, pl_module)
 
 
-def parameters_below(backbone: Backbone, stride: int) -> list[nn.Parameter]:
+def parameters_below(backbone: nn.Module, stride: int) -> list[nn.Parameter]:
     """The parameters that the map of a stride is computed from, found by asking for gradients: right for any network.
 
     Raises:
         ConfigError: the backbone has no such map.
     """
+    if not isinstance(backbone, Backbone):
+        raise ConfigError(
+            f"FreezeBackbone: stride {stride} means a map of a pyramid, which a classifier has not; leave it out to "
+            "freeze all but the head, or let layer_rates.depth_decay slow its first layers"
+        )
     strides = [level.stride for level in backbone.levels]
     if stride not in strides:
         raise ConfigError(
@@ -92,8 +98,12 @@ def _rest(module: nn.Module) -> None:
         _rest(child)
 
 
-def _backbone_of(pl_module: LightningModule) -> Backbone:
-    backbone = pl_module.model.backbone  # type: ignore[union-attr]
+def _backbone_of(pl_module: LightningModule) -> nn.Module:
+    """The backbone of a model; of a classifier all but its head."""
+    model = pl_module.model
+    if isinstance(model, Classifier):
+        return model.network.features
+    backbone = model.backbone  # type: ignore[union-attr]
     assert isinstance(backbone, Backbone)
     return backbone
 
