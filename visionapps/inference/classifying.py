@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from visionapps.backbones.classifiers import Pretrained, classifier_spec, imagenet_names, load_weights, published_frame
 from visionapps.classification.base import Classifier
@@ -84,7 +84,7 @@ class ClassPredictor:
             yield from (total / len(self._models)).cpu().numpy()
 
     @torch.inference_mode()
-    def scores(self, model: Classifier, squares: Tensor) -> Tensor:
+    def scores(self, model: nn.Module, squares: Tensor) -> Tensor:
         """(B, C, h, w) raw squares to (B, K) float32 logits."""
         half = self._dtype != torch.float32
         mixed = torch.autocast(self._device.type, self._dtype) if half else nullcontext()
