@@ -3,7 +3,7 @@
 Source: Simonyan and Zisserman, Very Deep Convolutional Networks for Large-Scale Image Recognition, ICLR 2015.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import nn
@@ -33,7 +33,18 @@ class VGG(Chain):
 
     Weights begin as Glorot and Bengio have it: the paper drew them from N(0, 0.01) and had to train the deep nets from
     a shallow one (``initialise_from``), and adds that with Glorot's rule it found that unnecessary (section 3.1).
+
+    Args:
+        column: of table 1 of the paper: a, a_lrn, b, c, d or e.
+        num_classes: K.
+        bands: C of the image.
+        hidden: widths of the hidden fully connected layers; the paper's hold most of the weights.
     """
+
+    def __init__(self, column: str, num_classes: int, bands: int, *, hidden: Sequence[int] = (4096, 4096)) -> None:
+        head = ConnectedHead((_WIDTHS[-1], 7, 7), hidden, num_classes, dropout=0.5)
+        super().__init__(f"vgg_{column}", _steps(column, bands), head, native=224, least=32)
+        xavier(self)
 
     def initialise_from(self, shallow: "VGG") -> None:
         """Begin with the weights of a trained shallower net: first four convolutions and fully connected layers.
@@ -42,19 +53,25 @@ class VGG(Chain):
             shallow: net A of the paper, or any other of the table, with the same bands and classes.
 
         Raises:
-            ConfigError: it was made for another number of bands or classes.
+            ConfigError: it has other bands, classes or hidden layers.
 
         Source: section 3.1 of the paper.
         """
         pairs = [(name, self.features.get_submodule(name), shallow.features.get_submodule(name)) for name in _FIRST]
-        layers = zip(_linears(self), _linears(shallow), strict=True)
+        own_layers, other_layers = _linears(self), _linears(shallow)
+        if len(own_layers) != len(other_layers):
+            raise ConfigError(
+                f"{self.name}: has {len(own_layers)} fully connected layers, {shallow.name} {len(other_layers)}; build "
+                "both with as many hidden layers"
+            )
+        layers = zip(own_layers, other_layers, strict=True)
         pairs += [(f"fully connected layer {i}", own, other) for i, (own, other) in enumerate(layers, start=1)]
         for name, own, other in pairs:
             shapes = [tuple(layer.get_parameter("weight").shape) for layer in (own, other)]
             if shapes[0] != shapes[1]:
                 raise ConfigError(
                     f"{self.name}: {name} has weights of shape {shapes[0]}, that of {shallow.name} {shapes[1]}; build "
-                    "both with the same number of bands and classes"
+                    "both with the same bands, classes and hidden layers"
                 )
         with torch.no_grad():
             for _, own, other in pairs:
@@ -65,7 +82,7 @@ def _linears(network: VGG) -> list[nn.Module]:
     return [layer for layer in network.head.modules() if isinstance(layer, nn.Linear)]
 
 
-def _vgg(column: str, num_classes: int, bands: int) -> VGG:
+def _steps(column: str, bands: int) -> dict[str, nn.Module]:
     steps: dict[str, nn.Module] = {}
     channels = bands
     for block, (kinds, width) in enumerate(zip(_TABLE[column], _WIDTHS, strict=True), start=1):
@@ -78,15 +95,12 @@ def _vgg(column: str, num_classes: int, bands: int) -> VGG:
             steps[f"relu{block}_{place}"] = nn.ReLU(inplace=True)
             channels = width
         steps[f"pool{block}"] = nn.MaxPool2d(2)
-    head = ConnectedHead((channels, 7, 7), (4096, 4096), num_classes, dropout=0.5)
-    network = VGG(f"vgg_{column}", steps, head, native=224, least=32)
-    xavier(network)
-    return network
+    return steps
 
 
 def vgg_a(num_classes: int = 1000, bands: int = 3) -> VGG:
     """Net A: 11 layers with weights. Args: see ``vgg_d``."""
-    return _vgg("a", num_classes, bands)
+    return VGG("a", num_classes, bands)
 
 
 def vgg_a_lrn(num_classes: int = 1000, bands: int = 3) -> VGG:
@@ -94,17 +108,17 @@ def vgg_a_lrn(num_classes: int = 1000, bands: int = 3) -> VGG:
 
     Args: see ``vgg_d``.
     """
-    return _vgg("a_lrn", num_classes, bands)
+    return VGG("a_lrn", num_classes, bands)
 
 
 def vgg_b(num_classes: int = 1000, bands: int = 3) -> VGG:
     """Net B: 13 layers with weights. Args: see ``vgg_d``."""
-    return _vgg("b", num_classes, bands)
+    return VGG("b", num_classes, bands)
 
 
 def vgg_c(num_classes: int = 1000, bands: int = 3) -> VGG:
     """Net C: 16 layers with weights, the last of blocks 3 to 5 being 1 x 1. Args: see ``vgg_d``."""
-    return _vgg("c", num_classes, bands)
+    return VGG("c", num_classes, bands)
 
 
 def vgg_d(num_classes: int = 1000, bands: int = 3) -> VGG:
@@ -114,9 +128,9 @@ def vgg_d(num_classes: int = 1000, bands: int = 3) -> VGG:
         num_classes: K.
         bands: C of the image.
     """
-    return _vgg("d", num_classes, bands)
+    return VGG("d", num_classes, bands)
 
 
 def vgg_e(num_classes: int = 1000, bands: int = 3) -> VGG:
     """Net E, called VGG-19: 19 layers with weights. Args: see ``vgg_d``."""
-    return _vgg("e", num_classes, bands)
+    return VGG("e", num_classes, bands)
