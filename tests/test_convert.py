@@ -1,7 +1,9 @@
 """Conversion between forms: what the target can express survives, and what it cannot is counted."""
 
 import json
+import shutil
 import string
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,6 +60,7 @@ def path_of(folder, form):
 def again(annotations, folder, form, images=""):
     """What is read from what was written."""
     path = path_of(folder, form)
+    shutil.rmtree(path, ignore_errors=True)  # labels of other images are not replaced
     lost = write_annotations(annotations, path, form, overwrite=True)
     table = ObjectDataset(
         images=images, annotations=str(path), form=form, classes=annotations.labels.names, policies=LOOSE
@@ -93,6 +96,7 @@ def test_any_two_forms_in_a_row_keep_everything_that_both_express(tmp_path, anno
 @given(sets())
 def test_yolo_keeps_boxes_and_classes_and_counts_the_rest(tmp_path, annotations):
     path = tmp_path / "yolo"
+    shutil.rmtree(path, ignore_errors=True)
     lost = write_annotations(annotations, path, "yolo", overwrite=True)
     table = read_table(path, "yolo")
     names = [image.name for image in table.images]
@@ -235,3 +239,115 @@ def test_the_verb_writes_numbers_from_another_origin(coco):
     more = ["--policy", "inverted_box=drop", "--out-origin", "0", "--out-inclusive", "false"]
     assert main([*CONVERT, *more]) == 0
     assert read_table(coco / "voc").boxes.tolist() == [[1, 1, 21, 11], [2, 2, 22, 12]]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_scores_of_a_set_are_kept_in_every_form(tmp_path, form):
+    scores = np.array([0.25, np.nan, 1 / 3])
+    objects = Objects(np.array([[1, 1, 5, 5], [6, 6, 9, 9], [2, 5, 7, 9]]), np.zeros(3), scores)
+    annotations = AnnotationSet(
+        (AnnotatedImage("a.jpg", 1, (10, 10), objects),), LabelSpace.named(["car"]), (int(form != "yolo"),)
+    )
+    path = path_of(tmp_path, form)
+    assert write_annotations(annotations, path, form) == {}
+    table = read_table(path)
+    np.testing.assert_allclose(table.scores, scores, rtol=1e-8)
+    assert len(table.images) == 1
+
+
+def test_numbers_of_objects_are_kept_and_gaps_filled(tmp_path):
+    objects = Objects(np.array([[i, 1, i + 3, 5] for i in range(5)]), np.zeros(5), ids=np.array([7, -1, 1, -1, 7]))
+    image = AnnotatedImage("a.jpg", 1, (10, 10), objects)
+    write_annotations(AnnotationSet((image,), LabelSpace.named(["car"]), (1,)), tmp_path / "a.json", "coco")
+    rows = json.loads((tmp_path / "a.json").read_text())["annotations"]
+    assert [row["id"] for row in rows] == [7, 2, 1, 3, 4]
+
+
+def test_areas_that_yolo_cannot_express_are_counted(tmp_path):
+    boxes = np.array([[10, 10, 30, 30], [40, 10, 60, 30], [70, 10, 90, 30.0]])
+    objects = Objects(boxes, np.zeros(3), crowd=np.array([0, 0, 1], bool), areas=np.array([400.0, 111, 222]))
+    image = AnnotatedImage("a.jpg", 1, (100, 200), objects)
+    annotations = AnnotationSet((image,), LabelSpace.named(["car"]), (0,))
+    lost = write_annotations(annotations, tmp_path / "yolo", "yolo")
+    assert lost == {"crowd regions are left out": 1, "areas other than those of the box": 1}
+    masks = tuple(box_mask(box, (100, 200)) for box in boxes)
+    masked = replace(annotations, images=(replace(image, objects=replace(objects, masks=masks)),))
+    lost = write_annotations(masked, tmp_path / "masks", "yolo")
+    assert lost == {"crowd regions are left out": 1, "areas other than those of the mask": 1}
+
+
+def one_image(name, category=0):
+    objects = Objects(np.array([[1, 1, 5, 5]]), np.zeros(1))
+    return AnnotationSet((AnnotatedImage(name, 1, (10, 10), objects),), LabelSpace.named(["car"]), (category,))
+
+
+@pytest.mark.parametrize("name", ["classes.png", "Classes.jpg"])
+def test_an_image_called_classes_has_no_place_among_yolo_files(tmp_path, name):
+    with pytest.raises(DataError, match=r"its labels would be written to \w+\.txt, where the names of classes stand"):
+        write_annotations(one_image(name), tmp_path / "yolo", "yolo")
+    assert write_annotations(one_image(f"sub/{name}"), tmp_path / "yolo", "yolo") == {}
+
+
+@pytest.mark.parametrize(
+    ("form", "other", "told"),
+    [
+        ("yolo", "b.txt", "holds b.txt, which belongs to none of the images that are written"),
+        ("yolo", "notes/classes.txt", "holds notes/classes.txt, which belongs to none of the images"),
+        ("yolo", "run.yaml", "holds run.yaml, which is no yolo file"),
+        ("yolo", "labels.cache", "holds labels.cache, which is no yolo file"),
+        ("voc", "b.xml", "holds b.xml, which belongs to none of the images that are written"),
+        ("voc", "data.yaml", "holds data.yaml, which is no voc file"),
+    ],
+)
+def test_only_files_of_the_images_are_replaced(tmp_path, form, other, told):
+    path = tmp_path / form
+    write_annotations(one_image("a.jpg"), path, form)
+    write_annotations(one_image("a.jpg"), path, form, overwrite=True)
+    (path / other).parent.mkdir(exist_ok=True)
+    (path / other).write_text("precious")
+    with pytest.raises(OutputError, match=told):
+        write_annotations(one_image("a.jpg"), path, form, overwrite=True)
+    assert (path / other).read_text() == "precious"
+    assert sorted(p.name for p in tmp_path.iterdir()) == [form]
+
+
+def test_a_data_yaml_stays_where_it_names_the_same_classes(tmp_path):
+    path = tmp_path / "yolo"
+    write_annotations(one_image("a.jpg"), path, "yolo")
+    (path / "data.yaml").write_text("names: [car]\ntrain: there\n")
+    write_annotations(one_image("a.jpg"), path, "yolo", overwrite=True)
+    assert (path / "data.yaml").read_text() == "names: [car]\ntrain: there\n"
+    (path / "data.yaml").write_text("names: [bus]\n")
+    with pytest.raises(OutputError, match=r"data\.yaml: names the classes bus, but car are written; remove it"):
+        write_annotations(one_image("a.jpg"), path, "yolo", overwrite=True)
+    assert (path / "data.yaml").exists()
+
+
+def test_the_verb_keeps_an_ignored_object_once_with_its_number(coco, capsys):
+    data = json.loads((coco / "a.json").read_text())
+    data["categories"] += [{"id": 5, "name": "van"}, {"id": 9, "name": "blur"}]
+    data["annotations"][2] |= {"bbox": [50, 50, 5, 5], "category_id": 9, "id": 33}
+    (coco / "a.json").write_text(json.dumps(data))
+    assert main(["convert", "--annotations", "a.json", "--to", "coco", "--out", "b.json", "--ignore", "blur"]) == 0
+    assert "coco cannot express: that objects are ignored whatever class is found there (1)" in capsys.readouterr().out
+    written = json.loads((coco / "b.json").read_text())
+    assert [(row["id"], row["category_id"], row.get("ignore", 0)) for row in written["annotations"]] == [
+        (1, 1, 0),
+        (2, 1, 0),
+        (33, 9, 1),
+    ]
+    assert written["categories"] == data["categories"]
+    (coco / "classes.yaml").write_text("[van, car]\n")
+    table = ["--classes", "classes.yaml", "--ignore", "9"]
+    assert main(["convert", "--annotations", "a.json", "--to", "csv", "--out", "b.csv", *table]) == 0
+    table = read_table(coco / "b.csv")
+    assert [table.categories[k].name for k in table.category] == ["car", "car", "blur"]
+    assert table.flags["difficult"].tolist() == [False, False, True]
+
+
+def test_the_verb_takes_everything_that_the_file_of_classes_says(coco, capsys):
+    (coco / "classes.yaml").write_text("{classes: [car], policies: {inverted_box: fix, tiny_box: error}, form: coco}\n")
+    assert main([*CONVERT, "--classes", "classes.yaml"]) == 0
+    assert len(read_table(coco / "voc")) == 3
+    assert main([*CONVERT, "--classes", "classes.yaml", "--policy", "inverted_box=error", "--overwrite"]) == 1
+    assert "1 problems forbid converting" in capsys.readouterr().err

@@ -9,7 +9,14 @@ from PIL import Image
 
 from visionapps.errors import ConfigError, DataError, OutputError
 from visionapps.inference.inputs import Input
-from visionapps.inference.object_sinks import ObjectFiles, image_names, image_numbers, write_overlay
+from visionapps.inference.object_sinks import (
+    Entry,
+    ObjectFiles,
+    ObjectWriter,
+    image_names,
+    image_numbers,
+    write_overlay,
+)
 from visionapps.inference.sources import ArraySource
 from visionapps.objects import Objects
 from visionapps.structures import InputSpec, LabelSpace
@@ -84,3 +91,48 @@ def test_a_picture_shows_boxes_where_they_are_also_when_it_is_shrunk(tmp_path: P
     assert (pixels == [0, 250, 0]).all(2).any(0).nonzero()[0][0] == pytest.approx(1024, abs=2)
     assert pixels[1, 500].tolist() == [76, 76, 76]
     assert pixels[1, 4000].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("form", ["yolo", "voc"])
+def test_folders_that_could_not_be_written_are_refused_before_anything_is_computed(tmp_path: Path, form: str) -> None:
+    inputs = [Input(str(tmp_path / name), False) for name in ("a.png", "b.png")]
+    folder = tmp_path / "out" / form
+    folder.mkdir(parents=True)
+    files = ObjectFiles(tmp_path / "out", (form,), overwrite=True)  # type: ignore[arg-type]
+    (folder / {"yolo": "a.txt", "voc": "a.xml"}[form]).write_text("")
+    files.refuse_existing(inputs)
+    with pytest.raises(DataError, match=r"a\.png and a\.jpg would both be written to a\."):
+        files.refuse_existing([*inputs, Input(str(tmp_path / "a.jpg"), False)])
+    (folder / "labels.cache").write_text("")
+    with pytest.raises(OutputError, match=rf"holds labels\.cache, which is no {form} file, so it is not replaced"):
+        files.refuse_existing(inputs)
+
+
+def test_a_data_yaml_of_other_classes_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    (tmp_path / "yolo").mkdir()
+    (tmp_path / "yolo" / "data.yaml").write_text("names: [plane]\n")
+    files = ObjectFiles(tmp_path, ("yolo",), overwrite=True)
+    with pytest.raises(OutputError, match=r"data\.yaml: names the classes plane, but car, bus are written"):
+        ObjectWriter(files, LABELS, InputSpec())
+
+
+def test_labels_of_images_that_failed_this_time_are_replaced_too(tmp_path: Path) -> None:
+    (tmp_path / "yolo").mkdir()
+    (tmp_path / "yolo" / "b.txt").write_text("0 0.5 0.5 0.1 0.1 0.9\n")
+    writer = ObjectWriter(
+        ObjectFiles(tmp_path, ("yolo",), overwrite=True), LABELS, InputSpec(), names=("a.png", "b.png")
+    )
+    entry = Entry(Input("a.png", False), "a.png", 1)
+    writer.take(entry, Objects.none(scored=True), ArraySource(np.zeros((3, 10, 10), np.uint8)), size=(10, 10))
+    writer.finish()
+    assert sorted(p.name for p in (tmp_path / "yolo").iterdir()) == ["a.txt", "classes.txt"]
+
+
+def test_two_images_with_one_number_are_refused(tmp_path: Path) -> None:
+    like = tmp_path / "like.json"
+    like.write_text(json.dumps({"images": [{"id": 7, "file_name": "x.png"}, {"id": 7, "file_name": "y.png"}]}))
+    with pytest.raises(DataError, match=r"like\.json: x\.png and y\.png would both have the number 7"):
+        image_numbers(["x.png", "y.png"], like)
+    assert image_numbers(["y.png"], like) == [7]
+    with pytest.raises(DataError, match=r"a/x\.png and b/x\.png would both have the number 7"):
+        image_numbers(["a/x.png", "b/x.png"], like)

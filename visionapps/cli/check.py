@@ -208,8 +208,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The options as the plain data of a dataset; what was not given is left to its default."""
     if options.classes is None and options.annotations is None:
         raise ConfigError("--classes: give the class table, a YAML list of names or of {name, ids, color}")
-    table = read_yaml(options.classes) if options.classes is not None else {}
-    settings: dict[str, Any] = dict(table) if isinstance(table, Mapping) else {"classes": table}
+    settings = read_settings(options.classes)
     settings["images"] = str(options.images)
     if options.annotations is None:
         settings["masks"] = None if options.masks is None else str(options.masks)
@@ -218,9 +217,22 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     split = ("group", "block_px", "block_m", "val_fraction", "val_groups", "seed")
     given = {name: getattr(options, name) for name in plain} | {"bands": bands}
     settings |= {name: value for name, value in given.items() if value is not None}
-    settings["split"] = {name: getattr(options, name) for name in split if getattr(options, name) is not None}
-    settings["policies"] = split_policies(options.policy)
-    return settings
+    chosen = {name: getattr(options, name) for name in split if getattr(options, name) is not None}
+    return merged(merged(settings, "split", chosen), "policies", split_policies(options.policy))
+
+
+def read_settings(table: Path | None) -> dict[str, Any]:
+    """What the file of --classes says about a dataset: its class table, or a mapping with more; None: nothing."""
+    content = {} if table is None else read_yaml(table)
+    return dict(content) if isinstance(content, Mapping) else {"classes": content}
+
+
+def merged(settings: Mapping[str, Any], key: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of which the part under a key is overruled, where options say something about it."""
+    part = settings.get(key)
+    if not given:
+        return dict(settings)
+    return {**settings, key: {**part, **given} if isinstance(part, Mapping) else dict(given)}
 
 
 def split_policies(given: Sequence[str]) -> dict[str, str]:

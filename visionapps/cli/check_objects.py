@@ -45,7 +45,9 @@ def add_reading(group: "argparse._ArgumentGroup") -> None:
 
 def reading_settings(options: argparse.Namespace) -> dict[str, Any]:
     """Settings of a dataset from the options of ``add_reading``."""
-    settings: dict[str, Any] = {"form": options.form, "annotations": str(options.annotations)}
+    settings: dict[str, Any] = {"annotations": str(options.annotations)}
+    if options.form != "auto":
+        settings["form"] = options.form
     if options.origin is not None:
         settings["origin"] = options.origin
     if options.inclusive is not None:

@@ -5,7 +5,6 @@ Annotations with problems are refused, see `visionapps check`; --policy says wha
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from visionapps.errors import DataError
 from visionapps.files import refuse_existing
@@ -22,7 +21,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of photos; needed to read or write YOLO")
     parser.add_argument(
-        "--classes", type=Path, metavar="YAML", help="class table: names, or {name, ids, names, ignore}"
+        "--classes",
+        type=Path,
+        metavar="YAML",
+        help="class table: names, or {name, ids, names, ignore}; or a mapping with classes, policies, origin, ...",
     )
     add_reading(parser.add_argument_group("reading"))
     writing = parser.add_argument_group("writing")
@@ -34,18 +36,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Read, refuse problems, write, and say what was lost."""
-    from visionapps.cli.check import problem_lines, read_yaml, split_policies
+    from visionapps.cli.check import merged, problem_lines, read_settings, split_policies
     from visionapps.cli.check_objects import build, reading_settings
-    from visionapps.data.annotations import read_annotations
+    from visionapps.data.annotations import IGNORED, read_annotations
     from visionapps.data.object_writers import write_annotations
 
     refuse_existing(options.out, options.overwrite)
-    settings: dict[str, Any] = reading_settings(options)
-    settings |= {"images": str(options.images or ""), "policies": split_policies(options.policy)}
-    if options.classes is not None:
-        table = read_yaml(options.classes)
-        settings["classes"] = table.get("classes") if isinstance(table, dict) else table
-    found = read_annotations(build(settings, "options"))
+    settings = read_settings(options.classes) | reading_settings(options) | {"images": str(options.images or "")}
+    settings = merged(settings, "policies", split_policies(options.policy))
+    found = read_annotations(build(settings, str(options.classes or "options")), spread=False)
     for line in problem_lines(found.problems, False):
         print(line)
     if found.errors:
@@ -57,6 +56,9 @@ def run(options: argparse.Namespace) -> int:
     lost = write_annotations(
         found, options.out, options.to, origin=options.out_origin, inclusive=inclusive, overwrite=options.overwrite
     )
+    everywhere = sum(times for (kind, _, _), times in found.tally.items() if kind == IGNORED)
+    if everywhere:
+        lost["that objects are ignored whatever class is found there"] = everywhere
     objects = sum(len(image.objects) for image in found.images)
     print(f"{options.out}: {len(found.images)} images, {objects} objects, {len(found.labels)} classes")
     for what, times in lost.items():

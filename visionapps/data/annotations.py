@@ -27,6 +27,8 @@ from visionapps.masks import CocoRle
 from visionapps.objects import Objects
 from visionapps.structures import LabelSpace
 
+IGNORED = "ignored"  # in the tally: objects of an ignored class that were not spread
+
 
 @dataclass(frozen=True, eq=False)
 class AnnotatedImage:
@@ -131,11 +133,13 @@ def read_table(path: Path, form: str = "auto", *, shapes: bool = True, images: P
     return read_yolo(path, shapes=shapes, images=images) if found == "yolo" else read_csv(path)
 
 
-def read_annotations(dataset: ObjectDataset) -> AnnotationSet:
+def read_annotations(dataset: ObjectDataset, *, spread: bool = True) -> AnnotationSet:
     """Read, place, check and mend the annotations of a dataset; of image files only headers are read.
 
     Args:
         dataset: folders, form, classes, origin and policies; where ``images`` is empty no image file is looked for.
+        spread: an object of a class of ``dataset.ignore`` becomes one of every class, as training and evaluation want
+            it; False: each stays one object, a difficult one of a class of its own, counted in the tally.
 
     Returns:
         What the policies left, and all problems. Annotations that a policy refuses are not among the objects.
@@ -146,10 +150,11 @@ def read_annotations(dataset: ObjectDataset) -> AnnotationSet:
     """
     images = Path(dataset.images) if dataset.images else None
     table = read_table(Path(dataset.annotations), dataset.form, shapes=dataset.masks, images=images)
-    matching = _matching(table, dataset)
+    matching = _matching(table, dataset, spread)
     listing = list_images(table, dataset)
     table = replace(table, image=np.append(listing.index, -1)[table.image])
     sheet = judge(table, dataset, matching, listing.names, listing.sizes)
+    sheet.count(IGNORED, np.flatnonzero(sheet.keep & np.append(matching.alone, False)[table.category]), "own class")
     parts = _parts(sheet, dataset, listing, len(matching.labels))
     notes = [Problem(n.kind, n.file, n.message, dataset.policies.action(n.kind)) for n in table.notes]
     unnamed = _unnamed(table.categories, dataset)
@@ -164,10 +169,11 @@ def read_annotations(dataset: ObjectDataset) -> AnnotationSet:
     )
 
 
-def _matching(table: ObjectTable, dataset: ObjectDataset) -> Matching:
+def _matching(table: ObjectTable, dataset: ObjectDataset, spread: bool) -> Matching:
     """What the categories mean; where files could not be read, that is why a class is missing."""
     try:
-        return match_classes(table.categories, dataset.classes, dataset.leave_out, dataset.ignore, dataset.annotations)
+        keys = dataset.leave_out, dataset.ignore, dataset.annotations
+        return match_classes(table.categories, dataset.classes, *keys, spread=spread)
     except ConfigError as error:
         if not table.notes:
             raise

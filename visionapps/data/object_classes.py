@@ -25,12 +25,14 @@ class Matching:
             files have no numbers.
         label: (C,) int64 in [0, K), or one of the constants of this module.
         ignored: (C,) bool, objects are difficult.
+        alone: (C,) bool, they ought to be difficult ones of every class, but have a class of their own.
     """
 
     labels: LabelSpace
     category_ids: tuple[int, ...]
     label: np.ndarray
     ignored: np.ndarray
+    alone: np.ndarray
 
 
 def match_classes(
@@ -39,6 +41,8 @@ def match_classes(
     leave_out: Sequence[str | int],
     ignore: Sequence[str | int],
     source: str,
+    *,
+    spread: bool = True,
 ) -> Matching:
     """Give every category of the files a label.
 
@@ -48,6 +52,7 @@ def match_classes(
         leave_out: names or numbers whose objects are left out.
         ignore: names or numbers whose objects are difficult ones of every class.
         source: names the annotations in messages.
+        spread: False: objects of ``ignore`` are difficult ones of classes of their own, which stand behind the others.
 
     Raises:
         ConfigError: the table claims a category twice, names one that does not exist, or is empty.
@@ -60,6 +65,8 @@ def match_classes(
             if not places:
                 raise ConfigError(_nothing_named(categories, key, source))
             label[places] = meaning
+    alone = np.zeros(len(categories), bool) if spread else label == ANY
+    label[alone] = UNKNOWN
     for i, category in enumerate(categories):
         if label[i] == UNKNOWN and category.name is not None and category.name.lower() in _BACKGROUND_NAMES:
             label[i] = BACKGROUND
@@ -67,10 +74,20 @@ def match_classes(
         table = _all_of(categories, label)
     else:
         table = [ObjectClass(entry) if isinstance(entry, str) else entry for entry in classes]
+        table += _all_of(categories, np.where(alone, label, LEFT_OUT))
     if not table:
         why = "no class is left" if categories else "the files name no class, for they hold no object"
         raise ConfigError(f"{source}: {why}; write classes, or mend leave_out and ignore")
-    ids = []
+    ids = _claim(table, categories, label, ignored)
+    labels = LabelSpace.named([entry.name for entry in table])
+    return Matching(labels, _numbered(ids), label, ignored | (label == ANY) | alone, alone)
+
+
+def _claim(
+    table: Sequence[ObjectClass], categories: Sequence[Category], label: np.ndarray, ignored: np.ndarray
+) -> list[int | None]:
+    """Give categories the labels of the entries that mean them, in place; returns the number of each entry."""
+    ids: list[int | None] = []
     for k, entry in enumerate(table):
         if entry.name.lower() in _BACKGROUND_NAMES:
             raise ConfigError(f"classes: {entry.name} is no class of a detector; leave it out of the table")
@@ -85,8 +102,7 @@ def match_classes(
                 label[i], ignored[i] = k, difficult
         known = categories[own[0]].id if own else None
         ids.append(known if known is not None else (entry.ids[0] if entry.ids else None))
-    labels = LabelSpace.named([entry.name for entry in table])
-    return Matching(labels, _numbered(ids), label, ignored | (label == ANY))
+    return ids
 
 
 def _numbered(ids: Sequence[int | None]) -> tuple[int, ...]:

@@ -5,28 +5,35 @@ Shapes: N objects of an image, K classes.
 
 import csv
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count
-from pathlib import Path, PurePosixPath
+from itertools import count, tee
+from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
 
 from visionapps.data.annotations import AnnotatedImage, AnnotationSet
 from visionapps.data.csv_files import WRITTEN
+from visionapps.data.label_folders import (
+    CLASSES,
+    FOLDERS,
+    keep_table,
+    label_files,
+    refuse_foreign,
+    refuse_other_classes,
+)
 from visionapps.data.object_dataset import Form
-from visionapps.data.object_images import clean_name
 from visionapps.data.object_masks import Polygon, mask_area, mask_polygons, shape_mask
 from visionapps.data.object_problems import DECIMALS, edges
 from visionapps.data.voc_files import voc_text
-from visionapps.errors import DataError, OutputError
+from visionapps.errors import DataError
 from visionapps.files import whole_output
+from visionapps.objects import Objects
 from visionapps.structures import LabelSpace
 
-SUFFIX: dict[Form, str] = {"coco": ".json", "voc": ".xml", "yolo": ".txt", "csv": ".csv"}
-_FOLDERS = ("voc", "yolo")  # forms with a file per image
 _DEPTH = 3  # bands that a VOC file states; no reader of boxes looks at it
 
 
@@ -39,8 +46,9 @@ class Writing:
         category_ids: (K,) numbers of the classes in COCO and CSV.
         first: added to x0 y0; see object_problems.edges.
         last: added to x1 y1.
-        scored: detections, not annotations.
-        ids: whether the objects' own numbers are written; else they are counted from 1.
+        scored: scores are written, where objects have them.
+        results: detections: every object has a score, and COCO files are lists of results.
+        ids: numbers of the objects that have one; others get what is free from 1 on.
         lost: what the form cannot express, and how often it occurred.
     """
 
@@ -49,8 +57,19 @@ class Writing:
     first: float = 0.0
     last: float = 0.0
     scored: bool = False
-    ids: bool = False
+    results: bool = False
+    ids: frozenset[int] = frozenset()
     lost: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._free = (number for number in count(1) if number not in self.ids)
+        self._given: set[int] = set()
+
+    def number(self, own: int) -> int:
+        """The number of an object: its own, if it has one that nobody had before."""
+        number = own if own >= 0 and own not in self._given else next(self._free)
+        self._given.add(number)
+        return number
 
     def boxes(self, image: AnnotatedImage) -> np.ndarray:
         """(N, 4) numbers of the file."""
@@ -86,14 +105,13 @@ def write_annotations(
 
     Raises:
         DataError: YOLO needs the size of an image that nobody says, or two images would share a file.
-        OutputError: the path is taken, or cannot be written.
+        OutputError: the path is taken, by files of other images too, or cannot be written.
     """
     first, last = edges(form, origin, inclusive)
-    ids = [image.objects.ids for image in annotations.images]
-    known = np.concatenate(ids) if ids else np.zeros(0, np.int64)
-    own = bool((known >= 0).all() and len(np.unique(known)) == len(known))
-    task = Writing(annotations.labels, annotations.category_ids, first, last, ids=own)
-    _write(annotations.images, path, form, task, overwrite)
+    scored = any(image.objects.scores is not None for image in annotations.images)
+    known = frozenset(n for image in annotations.images for n in image.objects.ids.tolist() if n >= 0)
+    task = Writing(annotations.labels, annotations.category_ids, first, last, scored, ids=known)
+    _write(annotations.images, path, form, task, overwrite, ())
     _lose_lists(annotations, form, task)
     return dict(task.lost)
 
@@ -106,6 +124,7 @@ def write_detections(
     category_ids: Sequence[int] | None = None,
     *,
     overwrite: bool = False,
+    replacing: Collection[str] = (),
 ) -> dict[str, int]:
     """Write what a detector has found, image by image as it comes: COCO results, YOLO rows with a confidence, VOC
     objects with a score, CSV rows with a score.
@@ -117,18 +136,19 @@ def write_detections(
         labels: the label space.
         category_ids: (K,) numbers of the classes; None: from 1.
         overwrite: replace what is there.
+        replacing: names of more images, whose files may be in the folder that is replaced.
 
     Returns:
         What the form cannot express, and how many objects had it.
 
     Raises:
         DataError: YOLO needs the size of an image that nobody says, or two images would share a file.
-        OutputError: the path is taken, or cannot be written.
+        OutputError: the path is taken, by files of other images too, or cannot be written.
     """
     first, last = edges(form, None, None)
     numbers = tuple(range(1, len(labels) + 1)) if category_ids is None else tuple(category_ids)
-    task = Writing(labels, numbers, first, last, scored=True)
-    _write(images, path, form, task, overwrite)
+    task = Writing(labels, numbers, first, last, scored=True, results=True)
+    _write(images, path, form, task, overwrite, replacing)
     return dict(task.lost)
 
 
@@ -138,59 +158,48 @@ def _lose_lists(annotations: AnnotationSet, form: Form, task: Writing) -> None:
     if form in ("voc", "csv"):
         met = {label for image in annotations.images for label in image.objects.labels.tolist()}
         task.lose("classes without an object", len(numbers) - len(met))
-    if form in _FOLDERS:
+    if form in FOLDERS:
         usual = list(range(len(numbers))) if form == "yolo" else list(range(1, len(numbers) + 1))
         task.lose("numbers of classes", len(numbers) * (numbers != usual))
         ids = [image.image_id for image in annotations.images]
         task.lose("numbers of images", len(ids) * (ids != list(range(1, len(ids) + 1))))
 
 
-def _write(images: Iterable[AnnotatedImage], path: Path, form: Form, task: Writing, overwrite: bool) -> None:
-    if form in _FOLDERS:
-        _refuse_foreign(path, form)
+def _write(
+    images: Iterable[AnnotatedImage], path: Path, form: Form, task: Writing, overwrite: bool, replacing: Collection[str]
+) -> None:
+    if form in FOLDERS:
+        refuse_other_classes(path, form, task.labels.names)
         with whole_output(path, overwrite) as part:
             part.mkdir()
+            written = _write_folder(images, part, form, task)
+            refuse_foreign(path, form, {*written, *label_files(replacing, form)})
             if form == "yolo":
-                (part / "classes.txt").write_text("".join(f"{name}\n" for name in task.labels.names), encoding="utf-8")
-            for place, image in _files(images, part, form):
-                text = _voc(image, task) if form == "voc" else _yolo(image, task)
-                place.write_text(text, encoding="utf-8")
+                keep_table(path, part)
         return
     with whole_output(path, overwrite) as part, part.open("w", encoding="utf-8", newline="") as file:
         if form == "csv":
             _csv(images, file, task)
-        elif task.scored:
+        elif task.results:
             _results(images, file, task)
         else:
             _coco(images, file, task)
 
 
-def _refuse_foreign(path: Path, form: Form) -> None:
-    """A folder is replaced only if nothing but files of the form is in it."""
-    known = (SUFFIX[form], ".yaml")
-    for other in path.rglob("*") if path.is_dir() else ():
-        if other.is_file() and other.suffix.lower() not in known:
-            raise OutputError(
-                f"{path}: holds {other.name}, which is no {form} file, so it is not replaced; choose a new folder"
-            )
-
-
-def _files(images: Iterable[AnnotatedImage], root: Path, form: Form) -> Iterator[tuple[Path, AnnotatedImage]]:
-    seen: dict[str, str] = {}
-    for image in images:
-        stem = str(PurePosixPath(clean_name(image.name)).with_suffix(""))
-        if stem in seen:
-            raise DataError(
-                f"{image.name} and {seen[stem]} would both be written to {stem}{SUFFIX[form]}; rename one of them"
-            )
-        seen[stem] = image.name
-        file = root / f"{stem}{SUFFIX[form]}"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        yield file, image
+def _write_folder(images: Iterable[AnnotatedImage], part: Path, form: Form, task: Writing) -> list[str]:
+    """A file per image; returns which."""
+    if form == "yolo":
+        (part / CLASSES).write_text("".join(f"{name}\n" for name in task.labels.names), encoding="utf-8")
+    written: list[str] = []
+    ours, names = tee(images)
+    for image, file in zip(ours, label_files((each.name for each in names), form), strict=True):
+        (part / file).parent.mkdir(parents=True, exist_ok=True)
+        (part / file).write_text(_voc(image, task) if form == "voc" else _yolo(image, task), encoding="utf-8")
+        written.append(file)
+    return written
 
 
 def _coco(images: Iterable[AnnotatedImage], file: TextIO, task: Writing) -> None:
-    numbers = count(1)
     listed: list[dict[str, Any]] = []
     file.write('{"annotations": [')
     between = "\n"
@@ -198,14 +207,14 @@ def _coco(images: Iterable[AnnotatedImage], file: TextIO, task: Writing) -> None
         height, width = image.size
         entry = {"id": image.image_id, "file_name": image.name}
         listed.append(entry | ({"height": height, "width": width} if height else {}))
-        for row in _coco_rows(image, task, numbers):
+        for row in _coco_rows(image, task):
             file.write(between + json.dumps(row))
             between = ",\n"
     names = [{"id": n, "name": name} for n, name in zip(task.category_ids, task.labels.names, strict=True)]
     file.write(f'\n],\n"images": {json.dumps(listed)},\n"categories": {json.dumps(names)}}}\n')
 
 
-def _coco_rows(image: AnnotatedImage, task: Writing, numbers: Iterator[int]) -> Iterator[dict[str, Any]]:
+def _coco_rows(image: AnnotatedImage, task: Writing) -> Iterator[dict[str, Any]]:
     objects, truncated = image.objects, image.truncated
     columns = zip(
         _corner_and_size(task.boxes(image)).tolist(),
@@ -214,11 +223,12 @@ def _coco_rows(image: AnnotatedImage, task: Writing, numbers: Iterator[int]) -> 
         objects.areas.tolist(),
         objects.crowd.tolist(),
         objects.difficult.tolist(),
+        _scores(image, task),
         strict=True,
     )
-    for i, (box, label, number, area, crowd, difficult) in enumerate(columns):
+    for i, (box, label, number, area, crowd, difficult, score) in enumerate(columns):
         row = {
-            "id": number if task.ids else next(numbers),
+            "id": task.number(number),
             "image_id": image.image_id,
             "category_id": task.category_ids[label],
             "bbox": box,
@@ -229,6 +239,8 @@ def _coco_rows(image: AnnotatedImage, task: Writing, numbers: Iterator[int]) -> 
             row["ignore"] = 1
         if truncated is not None and truncated[i]:
             row["truncated"] = 1
+        if score is not None:
+            row["score"] = score
         outline = image.polygons[i] if image.polygons is not None else None
         if outline is not None:
             row["segmentation"] = [np.round(np.array(part) + task.first, DECIMALS).tolist() for part in outline]
@@ -243,7 +255,7 @@ def _results(images: Iterable[AnnotatedImage], file: TextIO, task: Writing) -> N
     for image in images:
         objects = image.objects
         boxes = _corner_and_size(task.boxes(image)).tolist()
-        for i, (box, label, score) in enumerate(zip(boxes, objects.labels.tolist(), _scores(image), strict=True)):
+        for i, (box, label, score) in enumerate(zip(boxes, objects.labels.tolist(), _scores(image, task), strict=True)):
             row = {"image_id": image.image_id, "category_id": task.category_ids[label], "bbox": box, "score": score}
             if objects.masks is not None:
                 row["segmentation"] = objects.masks[i]
@@ -256,11 +268,11 @@ def _voc(image: AnnotatedImage, task: Writing) -> str:
     objects = image.objects
     _lose_shapes(image, task)
     task.lose("crowd regions are written as difficult objects", int(objects.crowd.sum()))
-    task.lose("ids of objects", int((objects.ids >= 0).sum()) * task.ids)
+    task.lose("ids of objects", int((objects.ids >= 0).sum()))
     difficult = (objects.crowd | objects.difficult).astype(int).astype(str).tolist()
     truncated = ["0"] * len(objects) if image.truncated is None else image.truncated.astype(int).astype(str).tolist()
     numbers = [" ".join(map(_number, box)) for box in task.boxes(image).tolist()]
-    scores = [_text(score) for score in _scores(image)] if task.scored else [None] * len(objects)
+    scores = [None if score is None else _text(score) for score in _scores(image, task)]
     names = [task.labels.names[label] for label in objects.labels.tolist()]
     return voc_text(image.name, image.size, _DEPTH, zip(names, numbers, difficult, truncated, scores, strict=True))
 
@@ -272,13 +284,15 @@ def _yolo(image: AnnotatedImage, task: Writing) -> str:
         raise DataError(f"{image.name}: its size is not known, but YOLO files hold shares of it; give the images")
     task.lose("crowd regions are left out", int(objects.crowd.sum()))
     task.lose("difficult objects are written as ordinary ones", int((objects.difficult & ~objects.crowd).sum()))
-    task.lose("ids of objects", int((objects.ids >= 0).sum()) * task.ids)
+    task.lose("ids of objects", int((objects.ids >= 0).sum()))
     if image.truncated is not None:
         task.lose("marks of truncated objects", int(image.truncated.sum()))
     boxes = task.boxes(image)
     low, high = boxes[:, :2], boxes[:, 2:]
     shares = np.concatenate([(low + high) / 2, high - low], 1) / [width, height, width, height]
-    scores = [f" {_text(score)}" for score in _scores(image)] if task.scored else [""] * len(objects)
+    scores = ["" if score is None else f" {_text(score)}" for score in _scores(image, task)]
+    if objects.masks is None:
+        _lose_areas(objects.areas[~objects.crowd], _box_areas(objects)[~objects.crowd], "box", task)
     lines = []
     for i, label in enumerate(objects.labels.tolist()):
         if objects.crowd[i]:
@@ -298,8 +312,9 @@ def _yolo_outline(image: AnnotatedImage, i: int, task: Writing) -> np.ndarray:
         if not parts:
             raise DataError(f"{image.name}: an object has an empty mask, which YOLO cannot express; leave it out")
     line = _one_line(parts)
-    if float(mask_area([shape_mask([line], image.size)])[0]) != float(mask_area([mask])[0]):
-        task.lose("holes of masks, or seams between parts of masks", 1)
+    written, own = mask_area([shape_mask([line], image.size), mask])
+    task.lose("holes of masks, or seams between parts of masks", int(written != own))
+    _lose_areas(image.objects.areas[[i]], written, "mask", task)
     points = np.array(line).reshape(-1, 2)
     around = np.concatenate([points.min(0), points.max(0)])
     task.lose("boxes that are not those around their masks", int(np.abs(around - image.objects.boxes[i]).max() > 1e-6))
@@ -326,7 +341,8 @@ def _csv(images: Iterable[AnnotatedImage], file: TextIO, task: Writing) -> None:
         if not len(image.objects):
             writer.writerow(head + [""] * (len(columns) - len(head)))
         objects = image.objects
-        scores = [[_text(score)] for score in _scores(image)] if task.scored else [[]] * len(objects)
+        texts = ["" if score is None else _text(score) for score in _scores(image, task)]
+        scores = [[text] if task.scored else [] for text in texts]
         for i, box in enumerate(task.boxes(image).tolist()):
             label, number = int(objects.labels[i]), int(objects.ids[i])
             flags = [int(objects.crowd[i]), int(objects.difficult[i])]
@@ -340,20 +356,31 @@ def _lose_shapes(image: AnnotatedImage, task: Writing, *, areas: bool = True) ->
     objects = image.objects
     task.lose("masks", 0 if objects.masks is None else len(objects))
     if areas:
-        box = (objects.boxes[:, 2] - objects.boxes[:, 0]) * (objects.boxes[:, 3] - objects.boxes[:, 1])
-        task.lose("areas other than those of the box", int((np.abs(box - objects.areas) > 1e-3).sum()))
+        _lose_areas(objects.areas, _box_areas(objects), "box", task)
+
+
+def _lose_areas(areas: np.ndarray, expressed: np.ndarray, what: str, task: Writing) -> None:
+    """Count areas that a reader of the file will not find again; detections have none of their own."""
+    if not task.results:
+        task.lose(f"areas other than those of the {what}", int((np.abs(areas - expressed) > 1e-3).sum()))
+
+
+def _box_areas(objects: Objects) -> np.ndarray:
+    return np.asarray((objects.boxes[:, 2:] - objects.boxes[:, :2]).prod(1))
 
 
 def _corner_and_size(boxes: np.ndarray) -> np.ndarray:
     return np.asarray(np.round(np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1), DECIMALS))
 
 
-def _scores(image: AnnotatedImage) -> list[float]:
-    """Scores as a float32 needs them and no longer."""
+def _scores(image: AnnotatedImage, task: Writing) -> list[float | None]:
+    """Scores as a float32 needs them and no longer; None where an object has none, or they are not written."""
     scores = image.objects.scores
-    if scores is None:
+    if scores is None and task.results:
         raise DataError(f"{image.name}: detections have scores, but these objects have none; write them as annotations")
-    return [float(f"{score:.9g}") for score in scores.tolist()]
+    if scores is None or not task.scored:
+        return [None] * len(image.objects)
+    return [None if math.isnan(score) else float(f"{score:.9g}") for score in scores.tolist()]
 
 
 def _number(value: float) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from visionapps.data.annotations import AnnotatedImage
 from visionapps.data.coco_files import load_json
+from visionapps.data.label_folders import FOLDERS, label_files, refuse_foreign, refuse_other_classes
 from visionapps.data.object_dataset import Form
 from visionapps.data.object_writers import write_detections
 from visionapps.errors import ConfigError, DataError, OutputError
@@ -74,8 +75,9 @@ class ObjectFiles:
         """Raise what would go wrong at the end of a long run.
 
         Raises:
-            OutputError: a file is there already.
+            OutputError: a file is there already, or a folder would be replaced that holds files of something else.
             ConfigError: two images would be written to one file, or an image would be overwritten.
+            DataError: two images would share a label file.
         """
         originals = {image.path.resolve() for image in inputs if image.path}
         takers: dict[Path, str] = {}
@@ -92,6 +94,9 @@ class ObjectFiles:
             refuse_existing(path, self.overwrite)
             if path.is_dir() and path.suffix:
                 raise OutputError(f"{path}: is a folder, but the result is a file; choose another --out")
+        for form, path in self.together.items():
+            if form in FOLDERS:
+                refuse_foreign(path, form, set(label_files(image_names(inputs), form)))
 
 
 class Entry(NamedTuple):
@@ -126,7 +131,7 @@ def image_numbers(names: Sequence[str], like: Path | None) -> list[int]:
         like: a COCO file whose numbers are taken, by file name; None: counted from 1.
 
     Raises:
-        DataError: it cannot be read, or lacks an image.
+        DataError: it cannot be read, lacks an image, or has one number for two.
     """
     if like is None:
         return list(range(1, len(names) + 1))
@@ -151,7 +156,15 @@ def image_numbers(names: Sequence[str], like: Path | None) -> list[int]:
             f"{like}: does not list {missing[0]}{f' and {len(missing) - 1} more images' if missing[1:] else ''}; give "
             "the COCO file of these images"
         )
-    return [number for number in numbers if number is not None]
+    given = [number for number in numbers if number is not None]
+    takers: dict[int, str] = {}
+    for name, number in zip(names, given, strict=True):
+        if takers.setdefault(number, name) != name:
+            raise DataError(
+                f"{like}: {takers[number]} and {name} would both have the number {number}, and what is found in them "
+                "could not be told apart; number them apart there"
+            )
+    return given
 
 
 @dataclass
@@ -163,6 +176,7 @@ class ObjectWriter:
         labels: the label space.
         spec: scale and bands of the images, for pictures of them.
         category_ids: (K,) numbers of the classes in COCO files and CSV; None: from 1.
+        names: of all images of the run, those too that will fail: their earlier files are replaced.
         taken: what has come so far.
         lost: what forms could not express, and how many objects had it.
     """
@@ -171,8 +185,13 @@ class ObjectWriter:
     labels: LabelSpace
     spec: InputSpec
     category_ids: tuple[int, ...] | None = None
+    names: Sequence[str] = ()
     taken: list[AnnotatedImage] = field(default_factory=list)
     lost: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for form, path in self.files.together.items():
+            refuse_other_classes(path, form, self.labels.names)
 
     def take(self, entry: Entry, objects: Objects, source: Source, *, size: tuple[int, int]) -> None:
         """Write the files of one image.
@@ -202,7 +221,9 @@ class ObjectWriter:
         files = self.files
         for form, path in files.together.items():
             numbers = self.category_ids
-            lost = write_detections(path, form, self.taken, self.labels, numbers, overwrite=files.overwrite)
+            lost = write_detections(
+                path, form, self.taken, self.labels, numbers, overwrite=files.overwrite, replacing=self.names
+            )
             self.lost |= {f"{form}: {what}": times for what, times in lost.items()}
         if files.images:
             with whole_output(files.images, files.overwrite) as part:
