@@ -2,6 +2,8 @@ from typing import get_args
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models.resnet import BasicBlock, Bottleneck
@@ -124,6 +126,15 @@ def test_every_ordering_goes_with_every_shortcut_and_halves_odd_sizes_upwards(or
     counted = sum(p.numel() for p in block.shortcut.parameters()) if block.shortcut else 0
     norm = 0 if ordering == "full_preact" else 2 * 24
     assert counted == {"A": 0, "none": 0, "B": 4 * 24 + norm, "C": 4 * 24 + norm}[shortcut]
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 3), st.sampled_from("ABC"), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_body_and_shortcut_agree_on_any_size(height, width, stride, shortcut, bottleneck):
+    with torch.device("meta"):
+        block = Residual(4, 4, stride=stride, design=Design(shortcut=shortcut, bottleneck=bottleneck)).eval()
+        out = block(torch.zeros(1, 4, height, width))
+    assert out.shape == (1, 16 if bottleneck else 4, -(-height // stride), -(-width // stride))
 
 
 def test_shortcut_c_projects_where_b_keeps_the_identity():

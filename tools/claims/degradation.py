@@ -18,6 +18,7 @@ from small_training import Recipe, fit
 from visionapps.cli.table import render
 from visionapps.networks.cifar_resnet import cifar_resnet
 
+_KINDS = {"plain": "none", "ResNet": "A"}
 _LAST = 20  # steps: the training loss is their mean
 
 
@@ -25,6 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     pictures.add_arguments(parser, count=1024, test_count=512)
     parser.add_argument("--depths", type=int, nargs="+", default=[20, 56], metavar="N", help="layers (20 56)")
+    parser.add_argument("--kinds", nargs="+", choices=_KINDS, default=list(_KINDS), help="networks (both)")
     parser.add_argument("--steps", type=int, default=300, metavar="N", help="of SGD (300)")
     parser.add_argument("--batch", type=int, default=64, metavar="B", help="pictures per step (64)")
     parser.add_argument("--rate", type=float, default=0.1, help="of learning, divided by ten at 1/2 and 3/4 (0.1)")
@@ -34,10 +36,10 @@ def main() -> None:
     rows = []
     for seed in options.seeds:
         data = pictures.pictures_of(options, seed)
-        for shortcut, kind in (("none", "plain"), ("A", "ResNet")):
+        for kind in options.kinds:
             for depth in options.depths:
                 torch.manual_seed(seed)
-                network = cifar_resnet(depth, shortcut=shortcut).to(options.device)
+                network = cifar_resnet(depth, shortcut=_KINDS[kind]).to(options.device)
                 began = time.process_time()
                 result = fit(network, data, recipe, seed=seed, title=f"{kind}-{depth}, seed {seed}")
                 rows.append(
