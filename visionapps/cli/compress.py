@@ -3,6 +3,8 @@
 visionapps compress BUNDLE --out NEW --prune 0.8 --share 5                        no training: quick, and often too much
 visionapps compress BUNDLE --out NEW --prune 0.8 --share 5 --config run.yaml --retrain-epochs 4
 visionapps compress BUNDLE --out NEW --ternary --config run.yaml --retrain-epochs 20
+visionapps compress BUNDLE --out NEW --exit-budget 0.5 --config run.yaml          MSDNet: easy photos leave early
+visionapps compress BUNDLE --out NEW --gates 0.6 --config run.yaml --retrain-epochs 20     ResNet: skips blocks
 
 Steps come in this order, each trained for the epochs given; the table shows file, weights, time and score before and
 after. The new bundle is used like any other. Time falls only with steps that leave computation out: zeros among the
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from visionapps.compression.compress import Retrain, Step
     from visionapps.compression.judging import Judge, Weighed
+    from visionapps.inference.bundle import Bundle
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +45,18 @@ def configure(parser: argparse.ArgumentParser) -> None:
     few.add_argument("--xnor", action="store_true", help="two values per filter, as in XNOR-Net; needs retraining")
     steps.add_argument(
         "--keep", action="append", default=[], metavar="PATTERN", help="layers to leave as they are: '*objectness*'"
+    )
+    steps.add_argument(
+        "--gates",
+        type=float,
+        metavar="SHARE",
+        help="of a resnet20, 56 or 110: compute each block for this share of photos",
+    )
+    steps.add_argument(
+        "--exit-budget",
+        type=float,
+        metavar="SHARE",
+        help="of a network with exits: mean cost of a photo, 1 is all of it",
     )
     judging = parser.add_argument_group("retraining and judging")
     judging.add_argument("--config", type=Path, metavar="YAML", help="the run that the bundle was trained with")
@@ -72,12 +87,19 @@ def run(options: argparse.Namespace) -> int:
     bundle = load(options.bundle)
     judge = _judge(options)
     before = weigh(options.bundle, judge=judge)
-    compress(bundle, steps, retrain=_retraining(options)).save(options.out, options.overwrite)
+    if options.gates is not None:
+        bundle = _gated(bundle, options)
+    if steps:
+        bundle = compress(bundle, steps, retrain=_retraining(bundle, options))
+    if options.exit_budget is not None:
+        bundle = _with_exits(bundle, options)
+    bundle.save(options.out, options.overwrite)
     after = weigh(options.out, judge=judge)
+    done = list(bundle.card["compression"])
     print(_table(before, after))
-    print(f"\n{'; '.join(map(str, steps))}\nbundle  {options.out}")
+    print(f"\n{'; '.join(done)}\nbundle  {options.out}")
     if options.json is not None:
-        numbers = {"steps": [str(step) for step in steps], "before": before.to_dict(), "after": after.to_dict()}
+        numbers = {"steps": done, "before": before.to_dict(), "after": after.to_dict()}
         with whole_output(options.json, options.overwrite) as path:
             path.write_text(json.dumps(numbers, indent=1) + "\n")
     return 0
@@ -91,8 +113,15 @@ def _steps(options: argparse.Namespace) -> "list[Step]":
         )
     if options.share_linear is not None and options.share is None:
         raise ConfigError("compress --share-linear: give --share BITS of the other layers, too")
-    if options.prune is None and options.share is None and not few:
-        raise ConfigError("compress: nothing to do; give --prune, --share, --ternary or --xnor, see --help")
+    adaptive = options.gates is not None or options.exit_budget is not None
+    if options.prune is None and options.share is None and not few and not adaptive:
+        raise ConfigError(
+            "compress: nothing to do; give --prune, --share, --ternary, --xnor, --gates or --exit-budget, see --help"
+        )
+    if adaptive and options.config is None:
+        raise ConfigError("compress --gates, --exit-budget: need photos; give the run's --config YAML")
+    if options.gates is not None and not options.retrain_epochs:
+        raise ConfigError("compress --gates: gates are learnt; give --retrain-epochs N, a few at least")
     from visionapps.compression.few_values import BinaryWeights, TernaryWeights
     from visionapps.compression.pruning import Prune
     from visionapps.compression.sharing import Share
@@ -119,13 +148,39 @@ def _judge(options: argparse.Namespace) -> "Judge | None":
     return make_judge(read_dataset(options.config), options.split, device=options.device)
 
 
-def _retraining(options: argparse.Namespace) -> "Retrain | None":
+def _gated(bundle: "Bundle", options: argparse.Namespace) -> "Bundle":
+    from visionapps.compression.adaptive import with_gates
+
+    gated = with_gates(bundle, options.gates)
+    train_on = _retraining(gated, options)
+    assert train_on is not None, "asked for above"
+    train_on(gated.model)
+    return gated
+
+
+def _with_exits(bundle: "Bundle", options: argparse.Namespace) -> "Bundle":
+    from visionapps.cli.check import read_dataset
+    from visionapps.compression.adaptive import set_exit_budget
+    from visionapps.data.class_dataset import ClassDataset
+    from visionapps.data.class_doctor import examine_classes
+
+    dataset = read_dataset(options.config)
+    if not isinstance(dataset, ClassDataset):
+        raise ConfigError(f"{options.config}: its dataset has no classes of photos, but exits are those of classifiers")
+    return set_exit_budget(bundle, examine_classes(dataset).val, options.exit_budget)
+
+
+def _retraining(bundle: "Bundle", options: argparse.Namespace) -> "Retrain | None":
     if not options.retrain_epochs:
         return None
     from visionapps.training.retrain import retrain
 
+    network = (bundle.model.recipe or {}).get("arguments", {}).get("network")  # gates may have changed it
+    overrides = ["--model.init_args.model.init_args.network", network] if network else []
+
     def train_on(model: "Module") -> None:
-        retrain(model, options.config, epochs=options.retrain_epochs, rate=options.retrain_rate)
+        epochs, rate = options.retrain_epochs, options.retrain_rate
+        retrain(model, options.config, epochs=epochs, rate=rate, overrides=overrides)
 
     return train_on
 
@@ -162,5 +217,12 @@ def _table(before: "Weighed", after: "Weighed") -> str:
     ]
     if before.score is not None and after.score is not None:
         change = after.score.value - before.score.value
+        seconds = (before.score.seconds, after.score.seconds)
+        rows.append(("seconds per photo judged", f"{seconds[0]:.4f}", f"{seconds[1]:.4f}", times(*seconds)))
+        if before.score.multiply_adds and after.score.multiply_adds:
+            costs = (before.score.multiply_adds, after.score.multiply_adds)
+            rows.append(
+                ("multiply-adds per photo", f"{costs[0] / 1e6:,.1f} M", f"{costs[1] / 1e6:,.1f} M", times(*costs))
+            )
         rows.append((before.score.name, f"{before.score.value:.4f}", f"{after.score.value:.4f}", f"{change:+.4f}"))
     return render(("", "before", "after", "change"), rows)

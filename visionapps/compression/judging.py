@@ -9,8 +9,10 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 
-from visionapps.classification.base import Classifier
+from visionapps.compression.adaptive import multiply_adds
 from visionapps.compression.layers import weight_layers
+from visionapps.data.class_dataset import ClassDataset, ClassPhoto
+from visionapps.data.class_doctor import examine_classes
 from visionapps.data.dataset import Dataset
 from visionapps.data.doctor import examine
 from visionapps.data.object_dataset import ObjectDataset, ObjectPhoto
@@ -19,6 +21,7 @@ from visionapps.data.store import Photo
 from visionapps.detection.base import Detector
 from visionapps.errors import ConfigError
 from visionapps.inference.bundle import WEIGHTS, Bundle, load
+from visionapps.inference.classifying import ClassPredictor
 from visionapps.inference.detecting import ObjectPredictor, known, search
 from visionapps.inference.evaluation import evaluate_photos, require_same_classes
 from visionapps.inference.object_evaluation import evaluate_objects
@@ -36,6 +39,8 @@ class Score(NamedTuple):
 
     name: str
     value: float
+    seconds: float  # per photo, on the photos that were judged
+    multiply_adds: float | None = None  # per photo; of classifiers, some of which spend less on easy photos
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Weighed:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        score = {"name": self.score.name, "value": self.score.value} if self.score else None
+        score = self.score._asdict() if self.score else None
         return {**asdict(self), "stages": self.stages._asdict(), "score": score}
 
 
@@ -110,8 +115,9 @@ def seconds_per_tile(bundle: Bundle, repeats: int = 5) -> float:
     return min(times[1:])
 
 
-def make_judge(dataset: Dataset | ObjectDataset, split: Split, *, device: str = "auto") -> Judge:
-    """A function that measures bundles on the photos of a run: mean Dice of maps, COCO's AP at IoU 0.5 of detections.
+def make_judge(dataset: Dataset | ObjectDataset | ClassDataset, split: Split, *, device: str = "auto") -> Judge:
+    """A function that measures bundles on the photos of a run: mean Dice of maps, COCO's AP at IoU 0.5 of detections,
+    the share of right first answers of classifiers.
 
     The dataset is examined once.
 
@@ -119,6 +125,16 @@ def make_judge(dataset: Dataset | ObjectDataset, split: Split, *, device: str = 
         ConfigError: the split has no photo.
         DataError: the dataset has errors.
     """
+    if isinstance(dataset, ClassDataset):
+        classes = examine_classes(dataset, progress=True)
+        classes.raise_on_errors()
+        squares = _chosen({"val": classes.val, "train": classes.train}, split)
+
+        def judge_classes(bundle: Bundle) -> Score:
+            require_same_classes(bundle.labels, classes.labels, "compress")
+            return _answers(bundle, squares, device)
+
+        return judge_classes
     if isinstance(dataset, ObjectDataset):
         objects = examine_objects(dataset, progress=True)
         objects.raise_on_errors()
@@ -150,18 +166,28 @@ def _chosen(parts: dict[str, Any], split: Split) -> tuple[Any, ...]:
 def _maps(bundle: Bundle, photos: Sequence[Photo], labels: LabelSpace, device: str) -> Score:
     # Photos of a dataset are resized already.
     predictor = Predictor(bundle.segmentor, tile=bundle.tile, device=device)
-    return Score("mean Dice", evaluate_photos(predictor, photos, labels).mean_dice)
+    began = time.perf_counter()
+    dice = evaluate_photos(predictor, photos, labels).mean_dice
+    return Score("mean Dice", dice, (time.perf_counter() - began) / len(photos))
+
+
+def _answers(bundle: Bundle, photos: Sequence[ClassPhoto], device: str) -> Score:
+    costs = multiply_adds(bundle, photos)
+    predictor = ClassPredictor([bundle], device=device)
+    began = time.perf_counter()
+    top1 = predictor.judge((photo.image() for photo in photos), [photo.label for photo in photos]).top1
+    return Score("top-1", top1, (time.perf_counter() - began) / len(photos), costs)
 
 
 def _detections(bundle: Bundle, photos: Sequence[ObjectPhoto]) -> Score:
-    if isinstance(bundle.model, Classifier):
-        raise ConfigError("compress: the config has objects, but the bundle holds a classifier")
     predictor = ObjectPredictor(bundle.detector, tile=bundle.tile, rescale=bundle.rescale)
     stored = {photo.name: photo.proposals for photo in photos if photo.proposals is not None}
     predictor.propose = known(stored) if stored else search
     sources = (
         ArraySource(np.moveaxis(photo.image(Window(0, 0, *photo.size)), -1, 0), name=photo.name) for photo in photos
     )
+    began = time.perf_counter()
     found = list(predictor.detect_all(sources))
+    seconds = (time.perf_counter() - began) / len(photos)
     truth = [photo.objects for photo in photos]
-    return Score("AP50", float(evaluate_objects(truth, found, bundle.labels.names).box.ap50))
+    return Score("AP50", float(evaluate_objects(truth, found, bundle.labels.names).box.ap50), seconds)

@@ -131,6 +131,12 @@ OWN: dict[str, Own] = {
     "conv_mobilenet": Own(mobilenet.conv_mobilenet, 2017, "Howard et al. 2017, table 4", "Conv MobileNet"),
     "msdnet": Own(msdnet.msdnet, 2018, "Huang et al. 2018, MSDNet, CIFAR, 7 exits"),
     "msdnet_imagenet": Own(msdnet.msdnet_imagenet, 2018, "Huang et al. 2018, MSDNet, ImageNet, k = 4"),
+    "convnet_aig_20": Own(
+        partial(convnet_aig.convnet_aig, depth=20), 2018, "Veit and Belongie 2018, ConvNet-AIG, n = 3"
+    ),
+    "convnet_aig_56": Own(
+        partial(convnet_aig.convnet_aig, depth=56), 2018, "Veit and Belongie 2018, ConvNet-AIG, n = 9"
+    ),
     "convnet_aig_110": Own(convnet_aig.convnet_aig, 2018, "Veit and Belongie 2018, ConvNet-AIG 110"),
     "blockdrop_110": Own(blockdrop.blockdrop, 2018, "Wu et al. 2018, BlockDrop, ResNet-110 and a policy of 8 layers"),
     "plain20": Own(partial(cifar_resnet, 20, shortcut="none"), 2016, _RESNET, "plain-20 (CIFAR)"),

@@ -47,11 +47,19 @@ class GatedNetwork(SkippingNetwork):
 
     def __init__(self, network: Network, *, target: float = 0.7, pressure: float = 1.0) -> None:
         super().__init__(network)
+        self.set_target(target, pressure)
+        self.gates = nn.ModuleList(Gate(channels) for channels in _inputs(network))
+
+    def set_target(self, target: float, pressure: float = 1.0) -> None:
+        """What the gates are to be trained to from now on; see the class.
+
+        Raises:
+            ConfigError: the target is no share.
+        """
         if not 0 < target <= 1 or pressure < 0:
             raise ConfigError(f"gates: target {target:g} must be a share in (0, 1], and pressure {pressure:g} >= 0")
         self.target = target
         self.pressure = pressure
-        self.gates = nn.ModuleList(Gate(channels) for channels in _inputs(network))
 
     def pass_through(self, image: Tensor) -> Walk:
         return self.walk(image, lambda i, x: self.gates[i](x), dense=self.training)

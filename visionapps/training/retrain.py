@@ -72,7 +72,7 @@ def retrain(
             raise ConfigError(
                 f"{config}: builds another model than the bundle holds; give the config that it was trained with"
             )
-        task.model = model  # type: ignore[assignment]
+        task.model = model.train()  # type: ignore[assignment]  # Lightning leaves modes as they are
         trainer.callbacks.append(LowerRates(rate))  # type: ignore[attr-defined]
         trainer.fit(task, data)
         best = Path(folder) / "checkpoints" / BEST
