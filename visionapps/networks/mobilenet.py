@@ -45,7 +45,7 @@ def _mobilenet(name: str, num_classes: int, bands: int, *, separable: bool) -> C
     for place, (width, stride) in enumerate(_UNITS, start=1):
         if separable:
             depthwise = normalised_conv(channels, channels, 3, stride=stride, padding=1, groups=channels)
-            unit = (*depthwise, *normalised_conv(channels, width, 1))
+            unit: tuple[nn.Module, ...] = (*depthwise, *normalised_conv(channels, width, 1))
         else:
             unit = normalised_conv(channels, width, 3, stride=stride, padding=1)
         steps[f"unit{place}"] = nn.Sequential(*unit)

@@ -17,7 +17,7 @@ from visionapps.structures import Level
 
 _DROPOUT = 0.1
 _REDUCTION = 4  # channels of the coarse map per channel inside the upsampling
-_PLACES = 2  # pixels of a pooling's window along each side
+_WINDOW = (2, 2)  # pixels of a pooling
 
 
 class ENetDecoder(Decoder):
@@ -86,6 +86,6 @@ class Upsampling(nn.Module):
 
     def forward(self, coarse: Tensor, fine: Tensor) -> Tensor:
         """(B, channels, h, w) and (B, outputs, 2 h, 2 w) to (B, outputs, 2 h, 2 w)."""
-        switches = F.max_pool2d(fine, _PLACES, return_indices=True)[1]
-        unpooled = F.max_unpool2d(self.project(coarse), switches, _PLACES)
+        switches = F.max_pool2d(fine, _WINDOW, return_indices=True)[1]
+        unpooled = F.max_unpool2d(self.project(coarse), switches, _WINDOW)
         return F.relu(unpooled + self.branch(coarse))
