@@ -17,6 +17,7 @@ VERBS = {
     "convert": "annotations of objects between COCO, VOC, YOLO and CSV, with a count of what is lost",
     "proposals": "boxes that may hold objects, by selective search, and how many objects they cover",
     "fit": "train a model from one YAML file",
+    "probe": "fit the last layer of a classifier alone, to features computed once, in seconds",
     "export": "turn a checkpoint into a bundle: YAML, safetensors and a card",
     "compress": "make a bundle smaller: pruning, shared, ternary or binary weights, with a table of what it costs",
     "predict": "draw maps, or find objects, in photos, folders and georeferenced rasters",

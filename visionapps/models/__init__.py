@@ -10,6 +10,7 @@ from visionapps.classification.base import Classifier
 from visionapps.detection.base import Detector
 from visionapps.models.classification import classifier
 from visionapps.models.detection import fast_rcnn, faster_rcnn, mask_rcnn, retinanet, sppnet
+from visionapps.models.levels import level_classifier
 from visionapps.models.papers import fast_rcnn_2015, faster_rcnn_2015, sppnet_2014
 from visionapps.models.published import torchvision_detector
 from visionapps.models.recipes import rebuild
@@ -26,7 +27,7 @@ DETECTORS: dict[str, Callable[..., Detector]] = {
         *(faster_rcnn_2015, fast_rcnn_2015, sppnet_2014),
     )
 }
-CLASSIFIERS: dict[str, Callable[..., Classifier]] = {"classifier": classifier}
+CLASSIFIERS: dict[str, Callable[..., Classifier]] = {f.__name__: f for f in (classifier, level_classifier)}
 WIRINGS: dict[str, Callable[..., Segmentor | Detector | Classifier]] = {**SEGMENTORS, **DETECTORS, **CLASSIFIERS}
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "fcn8s",
     "fcn16s",
     "fcn32s",
+    "level_classifier",
     "mask_rcnn",
     "retinanet",
     "smp",
