@@ -211,7 +211,7 @@ def _totals(facts: dict[str, Any]) -> str:
         f"parameters     {facts['parameters']:,}",
         f"multiply-adds  {facts['multiply_adds']:,}",
         f"memory         {_memory(facts['memory_bytes'])} of one image on its way, itself included",
-        f"depth          {facts['depth']} weight layers on the longest path, {facts['depth_with_pooling']} with pooling",
+        f"depth          {facts['depth']} weight layers on the longest path ({facts['depth_with_pooling']} with pools)",
     ]
     if facts["unused_parameters"]:
         lines.insert(2, f"               {facts['unused_parameters']:,} of them are not used outside training")

@@ -133,7 +133,9 @@ def _sketched(module: nn.Module) -> Iterator[dict[str, Tensor]]:
         *module.named_parameters(remove_duplicate=False),
         *module.named_buffers(remove_duplicate=False),
     ]:
-        state[name] = twins.setdefault(id(tensor), torch.empty_like(tensor, device="meta", requires_grad=False))
+        kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
+        twin = torch.empty_like(tensor, dtype=kind, device="meta", requires_grad=False)
+        state[name] = twins.setdefault(id(tensor), twin)
     module.eval()
     try:
         yield state

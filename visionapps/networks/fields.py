@@ -238,7 +238,9 @@ def _product(trace: Trace, args: Sequence[Any], output: Tensor, traces: Sequence
         return _attend(replace(trace, axes=axes), inner, args[-1].shape[-2])
     trace = _weighted(trace, traces)
     if left is not None:
-        return _gather(replace(trace, axes=(*left.axes[:-1], _NONE)), left.axes[-1], 0)
+        # With as many rows as pixels none of them can have been summed over, whatever views came before.
+        kept = math.prod(output.shape[:-1]) >= math.prod(trace.size)
+        return _gather(replace(trace, axes=(*left.axes[:-1], _NONE)), _NONE if kept else left.axes[-1], 0)
     assert right is not None
     return _gather(replace(trace, axes=(*right.axes[:-2], _NONE, right.axes[-1])), right.axes[-2], 0)
 
