@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from timm.layers import resample_abs_pos_embed
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from visionapps.errors import ConfigError
 from visionapps.networks.base import PooledHead
@@ -117,6 +116,8 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, name: str, form: Form, side: int) -> None:
+        from timm.models.vision_transformer import Block
+
         super().__init__()
         if form.channels % form.heads:
             raise ConfigError(f"{name}: {form.heads} heads do not divide {form.channels} channels")
@@ -134,14 +135,20 @@ class Encoder(nn.Module):
 
     def tokens(self, image: Tensor) -> Tensor:
         """(B, D, h, w) to (B, 1 + h w, D): the class token, then patches row by row, all normalised."""
-        height, width = image.shape[-2:]
-        position = self.position
-        if (height, width) != (self.side, self.side):
-            position = resample_abs_pos_embed(position, [height, width], [self.side, self.side])
         patches = image.flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_token.expand(len(image), -1, -1), patches], 1) + position
+        tokens = torch.cat([self.class_token.expand(len(image), -1, -1), patches], 1)
+        tokens = tokens + self.positions(image.shape[-2], image.shape[-1])
         normalised: Tensor = self.norm(self.blocks(tokens))
         return normalised
+
+    def positions(self, height: int, width: int) -> Tensor:
+        """(1, 1 + h w, D), resampled where the map is not the one that they were made for."""
+        if (height, width) == (self.side, self.side):
+            return self.position
+        grid = self.position[:, 1:].transpose(1, 2).unflatten(2, (self.side, self.side)).float()
+        resampled = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=True)
+        patches = resampled.flatten(2).transpose(1, 2).to(self.position.dtype)
+        return torch.cat([self.position[:, :1], patches], 1)
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, D, h, w) to (B, D, h, w), the patches' tokens as a map."""
