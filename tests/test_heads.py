@@ -13,6 +13,7 @@ from visionapps.backbones import pyramid
 from visionapps.backbones.base import Backbone
 from visionapps.boxes import Batch, Targets
 from visionapps.detection.base import Detector
+from visionapps.detection.retinanet import RetinaNet
 from visionapps.errors import ConfigError
 from visionapps.models import DETECTORS, SEGMENTORS, faster_rcnn, fcn8s, sppnet, unet
 from visionapps.models.heads import HEADS, Head, Replay, built, levels_for, refusal
@@ -70,7 +71,8 @@ def run_heads(name: str, wanted: dict[str, tuple[Level, ...]], heads: list[Head]
                 sent[place] += torch.randn_like(sent[place])
             continue
         leaves = tuple(maps[place].detach().requires_grad_() for place in places)
-        train(head, Replay(levels, body.spec, maps=leaves, simple=getattr(body, "simple", None)), side)
+        simple = getattr(body, "simple", None)
+        train(head, Replay(levels, body.spec, maps=leaves, simple=simple, raw=body.raw), side)
         for place, leaf in zip(places, leaves, strict=True):
             if leaf.grad is not None:
                 assert torch.isfinite(leaf.grad).all(), f"{head.title} on {name}"
@@ -108,6 +110,20 @@ def detect_loss(model: Detector, side: int) -> Tensor:
     image = torch.zeros(2, len(model.spec.bands), side, side)
     batch = Batch(image, ((side, side),) * 2, (target, target), given, (0, 1), ((0, 0),) * 2, (1.0, 1.0))
     return torch.stack(list(model.losses(batch).values())).sum()
+
+
+@pytest.mark.parametrize("name", ["resnetv2_50", "convnext_atto", "torchvision/swin_t"])
+def test_maps_of_any_scale_mean_the_same_to_a_detector_where_no_layer_has_normalised_them(name):
+    with torch.device("meta"):
+        body = pyramid(name, strides=(8, 16, 32))
+    assert body.raw
+    torch.manual_seed(0)
+    maps = tuple(torch.randn(1, level.channels, 64 // level.stride, 64 // level.stride) for level in body.levels)
+    model = HEADS["retinanet"].put(Replay(body.levels, body.spec, raw=body.raw), K, WIDTH)
+    assert isinstance(model, RetinaNet)
+    with torch.no_grad():
+        for one, other in zip(model.neck(maps), model.neck(tuple(35 * each for each in maps)), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
 # ---- what cannot be

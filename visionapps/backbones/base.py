@@ -15,11 +15,14 @@ class Backbone(nn.Module):
             H / stride by W / stride, found by probing and never inferred from a batch.
         spec: the input that the weights belong to; heads normalise with it before calling forward.
         fresh: modules that begin with random numbers whatever weights are loaded, and have to learn.
+        raw: its maps are sums of residual branches that no layer has normalised yet (ConvNeXt, Swin, ResNets with
+            activations first), of any scale: a neck without normalisation of its own should begin with one.
     """
 
     levels: tuple[Level, ...]
     spec: InputSpec
     fresh: tuple[nn.Module, ...] = ()
+    raw: bool = False
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Features of a normalised image.

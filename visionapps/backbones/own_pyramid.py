@@ -99,6 +99,7 @@ class OwnPyramid(Backbone):
         self.taps = plan.taps
         self.features = plan.steps(len(spec.bands))
         self.simple = SimplePyramid(plan.single, plan.levels) if plan.single else None
+        self.fresh = (self.simple.scales,) if self.simple is not None else ()
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         maps = []

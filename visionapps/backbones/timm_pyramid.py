@@ -8,7 +8,7 @@ from typing import Any
 import timm
 import torch
 from timm.layers import Format
-from timm.models import is_model, split_model_name_tag
+from timm.models import is_model, model_entrypoint, split_model_name_tag
 from torch import Tensor, nn
 
 from visionapps.backbones.base import Backbone
@@ -21,6 +21,7 @@ from visionapps.structures import InputSpec, Level
 
 # What must be said to networks of a fixed image size so that they take any; tried in this order.
 _FREE_SIZE: tuple[dict[str, bool], ...] = ({}, {"strict_img_size": False}, {"dynamic_img_size": True})
+_RAW = ("convnext", "resnetv2", "swin_transformer")  # families whose maps no layer normalises, see Backbone.raw
 _OCTAVES = tuple(2**i for i in range(8))  # every stride that could be wanted
 
 
@@ -85,6 +86,7 @@ class TimmPyramid(Backbone):
         self.body = plan.build(len(spec.bands))
         self.simple = SimplePyramid(plan.single, plan.levels) if plan.single else None
         self.fresh = (self.simple.scales,) if self.simple is not None else ()
+        self.raw = model_entrypoint(plan.architecture).__module__.rsplit(".", 1)[-1] in _RAW
         self._channels_last = _is_channels_last(self.body)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

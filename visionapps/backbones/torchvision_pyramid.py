@@ -44,6 +44,7 @@ _OPTIONS: Mapping[str, Mapping[str, Any]] = {
 # Of networks that are no pyramid, but classify.
 _CLASSIFIER_STEPS: Mapping[str, tuple[str, ...]] = {"maxvit": ("stem", "blocks.*")}
 _CHANNELS_LAST = ("swin_transformer",)  # their maps are (B, H, W, C)
+_RAW = ("convnext", "swin_transformer")  # families whose maps no layer normalises, see Backbone.raw
 _PROBES = ((7, 7), (3, 4))  # sizes of the images, in multiples of 32
 
 
@@ -120,6 +121,7 @@ class TorchvisionPyramid(Backbone):
         self.weights = weights
         self.taps = tuple(_key(tap) for tap in plan.taps)
         self.channels_last = _family(plan.name) in _CHANNELS_LAST
+        self.raw = _family(plan.name) in _RAW
         self.body = nn.ModuleDict({_key(step): module for step, module in plan.steps(len(spec.bands)).items()})
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:

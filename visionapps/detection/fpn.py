@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionapps.backbones.simple_pyramid import LayerNorm2d
 from visionapps.errors import ConfigError
 from visionapps.structures import Level
 
@@ -46,13 +47,20 @@ class FPN(Neck):
             pixel of the last; "convs", two by convolutions on the last map (torchvision's RetinaNet);
             "convs_of_input", two by convolutions, the first on the backbone's last map (the paper's RetinaNet).
         batch_norm: normalise after each convolution, which then has no bias (Li et al. 2021, arXiv 2111.11429).
+        level_norms: normalise the channels of every map of the backbone first, see Backbone.raw.
 
     Source: Lin et al. 2017, Feature Pyramid Networks for Object Detection; extra convolutions: Lin et al. 2017, Focal
         Loss for Dense Object Detection.
     """
 
     def __init__(
-        self, levels: Sequence[Level], channels: int = 256, extra: Extra = "none", *, batch_norm: bool = False
+        self,
+        levels: Sequence[Level],
+        channels: int = 256,
+        extra: Extra = "none",
+        *,
+        batch_norm: bool = False,
+        level_norms: bool = False,
     ) -> None:
         super().__init__()
         if extra not in get_args(Extra):
@@ -60,6 +68,7 @@ class FPN(Neck):
         if channels < 1 or not levels:
             raise ConfigError(f"FPN: {channels} channels of {len(levels)} levels; give at least one of each")
         self.extra = extra
+        self.norms = nn.ModuleList(LayerNorm2d(level.channels) for level in levels if level_norms)
         self.lateral = nn.ModuleList(_convolution(level.channels, channels, 1, batch_norm) for level in levels)
         self.output = nn.ModuleList(_convolution(channels, channels, 3, batch_norm) for _ in levels)
         strides = [level.stride for level in levels]
@@ -73,6 +82,8 @@ class FPN(Neck):
         self.levels = tuple(Level(stride, channels) for stride in strides)
 
     def forward(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if self.norms:
+            features = tuple(norm(each) for norm, each in zip(self.norms, features, strict=True))
         top = self.lateral[-1](features[-1])
         maps = [self.output[-1](top)]
         for index in range(len(features) - 2, -1, -1):
@@ -89,14 +100,15 @@ class FPN(Neck):
 
 
 class SingleLevel(Neck):
-    """One map of the backbone as it is: the C4 layout of Faster R-CNN.
+    """One map of the backbone, alone: the C4 layout of Faster R-CNN.
 
     Args:
         levels: of the backbone, finest first.
         stride: which of them, 16 in Ren et al. 2015.
+        level_norms: normalise its channels first, see Backbone.raw.
     """
 
-    def __init__(self, levels: Sequence[Level], stride: int = 16) -> None:
+    def __init__(self, levels: Sequence[Level], stride: int = 16, *, level_norms: bool = False) -> None:
         super().__init__()
         strides = [level.stride for level in levels]
         if stride not in strides:
@@ -106,9 +118,11 @@ class SingleLevel(Neck):
             )
         self.index = strides.index(stride)
         self.levels = (levels[self.index],)
+        self.norm = LayerNorm2d(levels[self.index].channels) if level_norms else None
 
     def forward(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (features[self.index],)
+        single = features[self.index]
+        return (single if self.norm is None else self.norm(single),)
 
 
 def _convolution(wide: int, channels: int, kernel: int, batch_norm: bool) -> nn.Sequential:

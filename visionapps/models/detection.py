@@ -258,8 +258,8 @@ def body_of(
 
 def _neck(body: Backbone, features: Features, extra: Extra) -> Neck:
     if features.layout == "single":
-        return SingleLevel(body.levels, body.levels[-1].stride)
-    return FPN(body.levels, features.channels, extra, batch_norm=features.batch_norm)
+        return SingleLevel(body.levels, body.levels[-1].stride, level_norms=body.raw)
+    return FPN(body.levels, features.channels, extra, batch_norm=features.batch_norm, level_norms=body.raw)
 
 
 def _in_patches(body: Backbone) -> bool:

@@ -63,6 +63,7 @@ class Replay(Backbone):
         spec: of the other.
         maps: what forward gives, whatever image it is given; None: it cannot be called.
         simple: the other's, where its maps are made from one.
+        raw: as of the other.
     """
 
     def __init__(
@@ -72,11 +73,13 @@ class Replay(Backbone):
         *,
         maps: tuple[Tensor, ...] | None = None,
         simple: torch.nn.Module | None = None,
+        raw: bool = False,
     ) -> None:
         super().__init__()
         self.levels = levels
         self.spec = spec
         self.maps = maps
+        self.raw = raw
         self.__dict__["simple"] = simple  # not a child: its parameters belong to the other
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
