@@ -438,8 +438,14 @@ def test_auxiliary_classifiers_of_googlenet_train_and_are_not_asked():
     assert parameters(network) - parameters(on_meta(googlenet.googlenet, num_classes=7)) == parameters(
         network.auxiliaries
     )
-    with pytest.raises(ConfigError, match="made for maps of 14x14, got 16x16; train on crops of 224x224"):
-        network.outputs(torch.zeros(1, 3, 256, 256, device="meta"))
+    for side, fits in ((222, False), (223, True), (238, True), (239, False)):
+        image = torch.zeros(1, 3, 224, side, device="meta")
+        if fits:
+            assert len(network.outputs(image).logits) == 3
+            continue
+        wrong = 13 if side < 224 else 15
+        with pytest.raises(ConfigError, match=f"made for maps of 14x14, got 14x{wrong}; train on crops of 224x224"):
+            network.outputs(image)
 
 
 def test_the_first_output_of_googlenet_is_its_answer_and_the_others_are_of_4a_and_4d():

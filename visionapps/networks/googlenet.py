@@ -124,7 +124,7 @@ class GoogLeNet(Chain):
         """The answer, and those of the classifiers at 4a and 4d.
 
         Args:
-            image: (B, C, H, W) normalised, sides of 209 to 224 pixels.
+            image: (B, C, H, W) normalised, sides of 223 to 238 pixels.
 
         Raises:
             ConfigError: the image has another size.
