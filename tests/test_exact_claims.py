@@ -31,7 +31,7 @@ def test_all_claims_hold_and_stand_on_the_page(tools):
 
 
 def test_all_corrections_of_the_decks_hold_and_stand_on_the_page(tools):
-    claim, corrected, _ = tools
+    _, corrected, _ = tools
     found = corrected.corrections()
     assert [each for each in found if each.holds is False] == []
     assert sum(each.holds is True for each in found) > 12
