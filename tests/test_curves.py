@@ -90,3 +90,9 @@ def test_thresholds_are_told_by_name_where_there_are_some():
     assert told["thresholds"] == {"car": 0.7}
     assert told["best_f1"]["bus"] == {"threshold": None, "precision": None, "recall": None, "f1": None}
     assert told["points"]["car"] == [(1.0, 1.0, 0.7)]
+
+
+@pytest.mark.parametrize("scores", [[3.5, -2.0], [97.0, 12.0]])
+def test_scores_that_are_no_shares_have_no_calibration(scores):
+    assert math.isnan(outcome(scores, [1, 0], 1).calibration_error)
+    assert outcome(scores, [1, 0], 1).best.f1 == 1

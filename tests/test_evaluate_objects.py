@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from visionapps.cli.main import main
-from visionapps.data.annotations import read_annotations
+from visionapps.data.annotations import AnnotatedImage, AnnotationSet, read_annotations
 from visionapps.data.fake_objects import write_fake_objects
 from visionapps.data.object_dataset import ObjectDataset
 from visionapps.data.object_writers import write_detections
@@ -19,6 +19,7 @@ from visionapps.inference.prediction_files import place_predictions, read_predic
 from visionapps.masks import encode, runs_to_coco
 from visionapps.metrics.coco import coco_scores
 from visionapps.objects import Objects
+from visionapps.structures import LabelSpace
 
 
 @pytest.fixture(scope="module")
@@ -196,6 +197,85 @@ def test_images_that_the_truth_lacks_are_told_and_left_out(truth, tmp_path, capl
 def test_results_that_cannot_be_used_are_refused_with_their_place(row, text, truth, tmp_path):
     with pytest.raises(DataError, match=text):
         place_predictions(read_predictions(results(tmp_path, [row])), truth)
+
+
+@pytest.mark.parametrize("bbox", [[10, 2, -3, 4], [10, 2, 3, -4]])
+def test_inverted_boxes_of_detections_are_refused_by_name(bbox, truth, tmp_path):
+    with pytest.raises(DataError, match=r"results\.json: result 1: box 10, .* is inverted"):
+        read_predictions(results(tmp_path, [GOOD, GOOD | {"bbox": bbox}]))
+    path = tmp_path / "found.csv"
+    path.write_text(
+        "image,x,y,w,h,class,score\na.png,1,2,3,4,disc,0.5\na.png," + ",".join(map(str, bbox)) + ",disc,0.5\n"
+    )
+    with pytest.raises(DataError, match=r"found\.csv: line 3: box 10, .* is inverted; x1 and y1 must not lie before"):
+        read_predictions(path)
+    with pytest.raises(DataError, match=r"scores: detections of image 0: box \[5.0, 5.0, 2.0, 9.0\] is inverted"):
+        evaluate_objects([Objects.none()], [Objects([[5, 5, 2, 9]], [0], [0.5])], ("car",))
+
+
+@pytest.mark.parametrize("number", ["1", 1.0, " 1 "])
+def test_numbers_of_images_and_classes_are_taken_as_annotations_have_them(number, truth, tmp_path):
+    image = truth.images[0]
+    number = type(number)(image.image_id)
+    row = GOOD | {"image_id": number, "category_id": str(truth.category_ids[1])}
+    found = place_predictions(read_predictions(results(tmp_path, [row])), truth)
+    assert [len(objects) for objects in found] == [1] + [0] * 9
+    assert found[0].labels.tolist() == [1]
+    for bad in (None, True, 1.5):
+        with pytest.raises(DataError, match=rf"result 0: image_id is {bad}, but a number or a name is expected"):
+            read_predictions(results(tmp_path, [row | {"image_id": bad}]))
+
+
+def named_truth(*names):
+    one = Objects([[0, 0, 10, 10]], [0])
+    images = tuple(AnnotatedImage(name, i, (50, 50), one) for i, name in enumerate(names, 1))
+    return AnnotationSet(images, LabelSpace.named(["car"]), (1,))
+
+
+def predicted(tmp_path, *names):
+    path = tmp_path / "found.csv"
+    rows = [f"{name},{i},0,{i + 10},10,car,0.9" for i, name in enumerate(names)]
+    path.write_text("image,xmin,ymin,xmax,ymax,class,score\n" + "\n".join(rows) + "\n")
+    return read_predictions(path)
+
+
+def test_two_predicted_images_never_land_on_one(tmp_path, caplog):
+    with pytest.raises(
+        DataError, match=r"found\.csv: train/a\.png and val/a\.png could both be a\.png of the annotations"
+    ):
+        place_predictions(predicted(tmp_path, "train/a.png", "val/a.png"), named_truth("a.png", "b.png"))
+    with pytest.raises(DataError, match=r"a\.jpg and a\.png could both be a\.tif"):
+        place_predictions(predicted(tmp_path, "a.jpg", "a.png"), named_truth("a.tif"))
+    for names in (
+        ("train/a.png", "val/a.png"),
+        ("train/a", "val/a"),
+        ("a.png", "val/a.png"),
+        ("val/a.jpg", "val/a.png"),
+    ):
+        found = place_predictions(predicted(tmp_path, *names), named_truth("val/a.png", "b.png"))
+        assert [objects.boxes[:, 0].tolist() for objects in found] == [[1], []]
+        assert f"1 of 2 images (such as {names[0]}) are not in the annotations" in caplog.text
+        caplog.clear()
+    found = place_predictions(predicted(tmp_path, "run/a.png", "run/b.png"), named_truth("a.png", "b.png"))
+    assert [objects.boxes[:, 0].tolist() for objects in found] == [[0], [1]]
+
+
+@pytest.mark.parametrize(("scale", "shift"), [(100, 0), (10, -8)])
+def test_scores_that_are_no_shares_give_no_thresholds(scale, shift, files, detections, truth, tmp_path, capsys):
+    moved = [replace(i, objects=replace(i.objects, scores=i.objects.scores * scale + shift)) for i in detections]
+    path, out = write(moved, truth, "coco", tmp_path), tmp_path / "scores.json"
+    assert main(["evaluate", "--annotations", str(files.annotations), "--pred", str(path), "--json", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "not in [0, 1], so no calibration and no thresholds are given" in printed
+    saved = json.loads(out.read_text())
+    assert saved["thresholds"] == saved["curves"]["thresholds"] == {}
+    assert set(saved["curves"]["calibration_error"].values()) == {None}
+    assert {best["threshold"] for best in saved["curves"]["best_f1"].values()} == {None}
+    plain = evaluate_objects([i.objects for i in truth.images], [i.objects for i in detections], truth.labels.names)
+    assert saved["coco"]["box"]["ap"] == pytest.approx(plain.box.ap)
+    assert [best["f1"] for best in saved["curves"]["best_f1"].values()] == pytest.approx(
+        [one.best.f1 for one in plain.curves.classes]
+    )
 
 
 def test_detections_without_scores_are_refused(files, tmp_path):

@@ -280,6 +280,12 @@ def _report(judged: _Judged, found: "ObjectEvaluation") -> Iterator[str]:
     yield head + (f"; {images / judged.seconds:.2f} images/s" if judged.seconds else "")
     yield _coco_table(found)
     yield _class_table(found)
+    if not found.curves.shares:
+        scores = found.table.found.scores
+        yield (
+            f"scores lie between {scores.min():g} and {scores.max():g} and not in [0, 1], so no calibration and no "
+            "thresholds are given: divide percent by 100, write probabilities instead of logits"
+        )
     if found.box.absent_found:
         yield (
             f"{found.box.absent_found:,} detections are of classes that the truth does not have: they are false, but "
@@ -317,11 +323,12 @@ def _class_table(found: "ObjectEvaluation") -> str:
         true, detected = int(found.box.true_counts[k]), int(found.box.found_counts[k])
         if not true and not detected:
             continue
-        best = found.curves.classes[k].best
+        best = found.curves.told(k)
+        error = found.curves.classes[k].calibration_error if found.curves.shares else math.nan
         values = [found.box.per_class[k], found.box.per_class_50[k]]
         values += [found.mask.per_class[k]] if found.mask is not None else []
         values += [voc.per_class[k] for voc in found.voc]
-        values += [best.f1, best.threshold, best.precision, best.recall, found.curves.classes[k].calibration_error]
+        values += [best.f1, best.threshold, best.precision, best.recall, error]
         rows.append((name, true, detected, *(None if math.isnan(v) else float(v) for v in values)))
     extra = (*(["mask AP"] if found.mask is not None else []), *(f"VOC {voc.points}" for voc in found.voc))
     columns = ("best F1", "from score", "precision", "recall", "calibration")

@@ -92,8 +92,10 @@ def evaluate_objects(
     table = make_table(truth, found, len(names))
     pairs = overlaps(table, least=FAR)
     curves = draw_up(table, pairs)
-    # A class that has no threshold of its own shows its false detections from one half on.
-    thresholds = [0.5 if math.isnan(t) else t for t in curves.thresholds] if score is None else [score] * len(names)
+    # A class that has no threshold of its own shows its false detections from one half on; where scores are no shares
+    # of 1, all of them.
+    usual = 0.5 if curves.shares else float(table.found.scores.min(initial=0.0))
+    thresholds = [usual if math.isnan(t) else t for t in curves.thresholds] if score is None else [score] * len(names)
     masks = has_masks(truth) and has_masks(found)
     return ObjectEvaluation(
         names=tuple(names),

@@ -4,7 +4,7 @@ Shapes: N detections, K classes.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from visionapps.data.annotations import AnnotationSet, find_form, read_table
-from visionapps.data.coco_files import load_json
+from visionapps.data.coco_files import coco_key, load_json
 from visionapps.data.object_masks import polygons_of, shape_mask
 from visionapps.data.object_problems import DECIMALS, edges
 from visionapps.data.object_table import Category, ObjectTable
@@ -96,7 +96,7 @@ def place_predictions(predictions: Predictions, truth: AnnotationSet) -> list[Ob
         One entry per image of the truth, in its order; empty where nothing was found.
 
     Raises:
-        DataError: no image matches, a class is unknown, or a detection was written twice.
+        DataError: no image matches, two are the same, a class is unknown, or a detection was written twice.
     """
     images = _images(predictions, truth)
     labels = _labels(predictions, truth)[predictions.label]
@@ -130,8 +130,8 @@ def _of_results(path: Path, rows: list[Any]) -> Predictions:
                 f"{path}: result {i} is {str(row)[:60]}, but image_id, category_id, score and bbox or segmentation are "
                 "expected"
             )
-    images, image = _numbered([row["image_id"] for row in rows])
-    classes, label = _numbered([row["category_id"] for row in rows])
+    images, image = _numbered(path, rows, "image_id")
+    classes, label = _numbered(path, rows, "category_id")
     nowhere = [float("nan")] * 4
     try:
         boxes = np.array([row.get("bbox") or nowhere for row in rows], np.float64).reshape(len(rows), 4)
@@ -139,6 +139,7 @@ def _of_results(path: Path, rows: list[Any]) -> Predictions:
     except (TypeError, ValueError) as error:
         raise DataError(f"{path}: a bbox is no list of four numbers, or a score no number ({error})") from error
     boxes[:, 2:] += boxes[:, :2]
+    _refuse_inverted(boxes, lambda row: f"{path}: result {row}")
     shapes = [row.get("segmentation") for row in rows]
     whole = bool(rows) and all(shapes)
     if not whole and np.isnan(boxes).any():
@@ -146,15 +147,32 @@ def _of_results(path: Path, rows: list[Any]) -> Predictions:
     return Predictions(str(path), images, image, classes, label, boxes, scores, shapes if whole else None)
 
 
-def _numbered(keys: Sequence[Any]) -> tuple[list[Key], np.ndarray]:
+def _numbered(path: Path, rows: Sequence[Mapping[str, Any]], name: str) -> tuple[list[Key], np.ndarray]:
+    """The different numbers or names under a key, taken as annotation files have them, and which each row has."""
     places: dict[Key, int] = {}
-    index = [places.setdefault(key if isinstance(key, int) else str(key), len(places)) for key in keys]
+    index = []
+    for i, row in enumerate(rows):
+        key = coco_key(row[name])
+        if key is None:
+            raise DataError(f"{path}: result {i}: {name} is {row[name]}, but a number or a name is expected")
+        index.append(places.setdefault(key, len(places)))
     return list(places), np.array(index, np.int64)
+
+
+def _refuse_inverted(boxes: np.ndarray, place: Callable[[int], str]) -> None:
+    inverted = np.flatnonzero((boxes[:, 2:] < boxes[:, :2]).any(1))  # never so where a box is left out
+    if len(inverted):
+        box = ", ".join(f"{value:g}" for value in boxes[inverted[0]])
+        raise DataError(
+            f"{place(int(inverted[0]))}: box {box} is inverted; x1 and y1 must not lie before x0 and y0 "
+            f"({len(inverted)} such boxes)"
+        )
 
 
 def _of_table(source: str, table: ObjectTable) -> Predictions:
     first, last = edges(table.form, None, None)
     boxes = table.boxes - [first, first, last, last]
+    _refuse_inverted(boxes, table.place)
     numbered = table.form != "yolo"
     unlisted = np.flatnonzero((table.category < 0) | (table.image < 0))
     if len(unlisted):
@@ -197,6 +215,7 @@ def _images(predictions: Predictions, truth: AnnotationSet) -> np.ndarray:
             names = [name for name in _names_of(key) if name in by_name and name not in doubtful]
             found = by_name[names[0]] if names else None
         places.append(-1 if found is None else found)
+    _part_rivals(predictions, places, truth)
     unknown = [str(key) for key, place in zip(predictions.images, places, strict=True) if place < 0]
     if unknown and len(unknown) == len(places):
         raise DataError(
@@ -215,11 +234,38 @@ def _images(predictions: Predictions, truth: AnnotationSet) -> np.ndarray:
     return np.array(places, np.int64)
 
 
+def _part_rivals(predictions: Predictions, places: list[int], truth: AnnotationSet) -> None:
+    """Where several predicted images could be one image, that with its whole path is it, and the others are none."""
+    rivals: dict[int, list[int]] = {}
+    for i, place in enumerate(places):
+        rivals.setdefault(place, []).append(i)
+    for place, several in rivals.items():
+        names = [str(predictions.images[i]) for i in several]
+        if place < 0 or len(set(names)) == 1:
+            continue
+        plain, stem = _whole_names(truth.images[place].name)
+        written = {name: _whole_names(name) for name in names}
+        exact = {n for n, own in written.items() if own[0] == plain} or {n for n, own in written.items() if stem in own}
+        if len(exact) != 1:
+            raise DataError(
+                f"{predictions.source}: {names[0]} and {names[1]} could both be {truth.images[place].name} of the "
+                "annotations; name images in both by their path below one folder"
+            )
+        for i, name in zip(several, names, strict=True):
+            if name not in exact:
+                places[i] = -1
+
+
 def _names_of(name: str) -> list[str]:
     """A name as it may be written, the exact one first: without suffix, without folder."""
+    whole = _whole_names(name)
+    return list(dict.fromkeys([*whole, *(each.rpartition("/")[2] for each in whole)]))
+
+
+def _whole_names(name: str) -> list[str]:
+    """A name with its folders, with and without suffix."""
     plain = name.replace("\\", "/").removeprefix("./")
-    stem = plain[: -len(Path(plain).suffix)] if Path(plain).suffix else plain
-    return list(dict.fromkeys([plain, stem, plain.rpartition("/")[2], stem.rpartition("/")[2]]))
+    return [plain, plain[: -len(Path(plain).suffix)] if Path(plain).suffix else plain]
 
 
 def _labels(predictions: Predictions, truth: AnnotationSet) -> np.ndarray:

@@ -5,7 +5,7 @@ Shapes: K classes, D detections, G true objects.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -75,12 +75,18 @@ class Outcome:
         return [(float(r), float(p), float(s)) for r, p, s in zip(*columns, strict=True)]
 
     @property
+    def shares(self) -> bool:
+        """Whether all scores lie in [0, 1], so that they can be held against precision."""
+        return bool(((self.scores >= 0) & (self.scores <= 1)).all())
+
+    @property
     def calibration_error(self) -> float:
-        """Expected calibration error: how far scores lie from precision, averaged over detections in ten bins.
+        """Expected calibration error: how far scores lie from precision, averaged over detections in ten bins; NaN
+        where scores are no shares of 1.
 
         Source: Naeini et al. 2015, for detections Kueppers et al. 2020 (without the position).
         """
-        if not len(self.scores):
+        if not len(self.scores) or not self.shares:
             return math.nan
         which = np.minimum((self.scores * _BINS).astype(np.int64), _BINS - 1)
         gap = np.bincount(which, self.scores - self.hits, _BINS)
@@ -115,19 +121,29 @@ class Curves:
     classes: tuple[Outcome, ...]
 
     @property
+    def shares(self) -> bool:
+        """Whether all scores of all classes lie in [0, 1]; if not, they are in a unit of their own: logits, percent."""
+        return all(outcome.shares for outcome in self.classes)
+
+    @property
     def thresholds(self) -> tuple[float, ...]:
         """(K,) with the best F1 of each class; NaN where it is not defined."""
         return tuple(outcome.best.threshold for outcome in self.classes)
 
+    def told(self, label: int) -> Operating:
+        """What the threshold with the best F1 of a class gives; without the threshold if scores are no shares of 1."""
+        best = self.classes[label].best
+        return best if self.shares else replace(best, threshold=math.nan)
+
     def to_dict(self, names: Sequence[str]) -> dict[str, Any]:
-        """Plain data for JSON; ``thresholds`` by class name are what predict can be told."""
-        best = {name: outcome.best for name, outcome in zip(names, self.classes, strict=True)}
+        """Plain data for JSON; ``thresholds`` by class name are what predict can be told: shares of 1 alone."""
+        best = {name: self.told(k) for k, name in enumerate(names)}
         return {
             "iou": self.iou,
             "thresholds": {name: b.threshold for name, b in best.items() if not math.isnan(b.threshold)},
             "best_f1": {name: b.to_dict() for name, b in best.items()},
             "calibration_error": {
-                name: None if math.isnan(e := outcome.calibration_error) else e
+                name: None if math.isnan(e := outcome.calibration_error) or not self.shares else e
                 for name, outcome in zip(names, self.classes, strict=True)
             },
             "points": {name: outcome.sampled() for name, outcome in zip(names, self.classes, strict=True)},

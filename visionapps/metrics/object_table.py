@@ -126,7 +126,8 @@ def make_table(
 
     Raises:
         DataError: lists of different length, detections without scores, a label outside the classes, a number that is
-            not finite, masks missing or of different sizes. The message tells the place of the image in the lists.
+            not finite, an inverted box, masks missing or of different sizes. The message tells the place of the image in
+            the lists.
     """
     if len(truth) != len(found):
         raise DataError(
@@ -208,6 +209,13 @@ def _check(rows: Rows, what: str, num_classes: int) -> None:
         raise DataError(
             f"scores: {what} of image {rows.image[first]}: box {rows.boxes[first].tolist()} with area "
             f"{rows.areas[first]} and score {rows.scores[first]} must be finite numbers; drop it, or mend its source"
+        )
+    inverted = np.flatnonzero((rows.boxes[:, 2:] < rows.boxes[:, :2]).any(1))
+    if len(inverted):
+        first = inverted[0]
+        raise DataError(
+            f"scores: {what} of image {rows.image[first]}: box {rows.boxes[first].tolist()} is inverted; x1 and y1 "
+            "must not lie before x0 and y0: drop it, or mend its source"
         )
 
 
