@@ -126,8 +126,8 @@ def make_table(
 
     Raises:
         DataError: lists of different length, detections without scores, a label outside the classes, a number that is
-            not finite, an inverted box, masks missing or of different sizes. The message tells the place of the image in
-            the lists.
+            not finite, an inverted box, masks missing or of different sizes. The message tells the place of the image
+            in the lists.
     """
     if len(truth) != len(found):
         raise DataError(
