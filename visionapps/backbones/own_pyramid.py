@@ -76,7 +76,7 @@ def plan_own(name: str, *, bands: int = 3, strides: Sequence[int] = (2, 4, 8, 16
         return _single(name, own, steps[-1], strides, padded)
     chosen = [last[stride] for stride in sorted(last) if any(_stands_for(stride, each) for each in strides)]
     if not chosen:
-        raise _none_wanted(name, last, strides)
+        raise none_wanted(name, last, strides)
     return Plan(name, own, tuple(s for s, _ in chosen), tuple(level for _, level in chosen), padded, None)
 
 
@@ -146,13 +146,11 @@ def _single(name: str, own: Own, last: tuple[str, Level], strides: Sequence[int]
     step, level = last
     levels = simple_levels(level, strides)
     if not levels:
-        raise _none_wanted(name, [each.stride for each in simple_levels(level, _OCTAVES)], strides)
+        raise none_wanted(name, [each.stride for each in simple_levels(level, _OCTAVES)], strides)
     return Plan(name, own, (step,), levels, padded, level)
 
 
-def _none_wanted(
-    name: str, offered: Sequence[int] | dict[int, tuple[str, Level]], wanted: Sequence[int]
-) -> ConfigError:
+def none_wanted(name: str, offered: Sequence[int] | dict[int, tuple[str, Level]], wanted: Sequence[int]) -> ConfigError:
     return ConfigError(
         f"{name}: has maps of the strides {', '.join(map(str, offered))}, but none of the wanted "
         f"{', '.join(map(str, wanted))}; ask for one of its own, or choose another backbone"

@@ -116,11 +116,11 @@ def refusal(head: Head, name: str) -> str | None:
         levels = levels_for(head, name)
     except ConfigError as error:
         return str(error)
-    return _complaint(head, levels)
+    return complaint(head, levels)
 
 
 @lru_cache(maxsize=4096)
-def _complaint(head: Head, levels: tuple[Level, ...]) -> str | None:
+def complaint(head: Head, levels: tuple[Level, ...]) -> str | None:
     """What a head says of a pyramid that it cannot stand on."""
     try:
         with torch.device("meta"):

@@ -1,7 +1,7 @@
 """What is measured of each architecture of the catalogue: nothing of it is typed by hand."""
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypedDict
 
 import torch
@@ -9,10 +9,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from visionapps.backbones import levels_of
 from visionapps.backbones.classifiers import network
+from visionapps.backbones.own_pyramid import none_wanted
 from visionapps.errors import ConfigError
-from visionapps.models.heads import HEADS, refusal
+from visionapps.models.heads import HEADS, Head, complaint, refusal
 from visionapps.networks.base import Network
 from visionapps.networks.catalogue import OWN, PREFIX, Entry
+from visionapps.structures import Level
 
 _STRIDES = (1, 2, 4, 8, 16, 32)
 _CLASSES = 1000  # of a network of a library; those written here have the classes of their paper
@@ -88,10 +90,30 @@ def multiply_adds(built: torch.nn.Module, bands: int, side: int) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def reasons(names: Iterable[str]) -> dict[tuple[str, str], str]:
-    """Why a head does not stand on a network, as a user would be told, for every pair that does not fit."""
-    found = ((name, key, refusal(head, name)) for name in names for key, head in HEADS.items())
-    return {(name, key): reason for name, key, reason in found if reason is not None}
+def reasons(measured: Mapping[str, Facts]) -> dict[tuple[str, str], str]:
+    """Why a head does not stand on a network, as a user would be told, for every pair that does not fit.
+
+    Args:
+        measured: facts by name, of networks that have levels.
+    """
+    return {
+        (name, key): _reason(name, value, head)
+        for name, value in measured.items()
+        for key, head in HEADS.items()
+        if key not in value["heads"]
+    }
+
+
+def _reason(name: str, value: Facts, head: Head) -> str:
+    """``refusal`` from what was measured, without probing the network again where that says it all."""
+    levels = tuple(Level(stride, channels) for stride, channels in value["levels"])
+    if head.output_stride == 32 and all(level.stride in _STRIDES for level in levels):
+        kept = tuple(level for level in levels if level.stride in head.strides)
+        if kept:
+            return str(complaint(head, kept))
+        if name.startswith(PREFIX):
+            return str(none_wanted(name, [level.stride for level in levels], head.strides))
+    return str(refusal(head, name))
 
 
 def _classifier(name: str) -> tuple[Network, int]:
