@@ -64,7 +64,7 @@ def network(
     else:
         built = timm_network(_known(name), num_classes=num_classes, bands=bands, side=side)
     if weights is not None:
-        load_weights(built, Pretrained(name, weights))
+        load_weights(built, Pretrained(name, weights), bands=bands)
     return built
 
 
@@ -116,7 +116,7 @@ def published_frame(name: str, weights: str | None = None) -> Frame:
     return Frame(int(card.input_size[-1]), float(card.crop_pct or 0.875))
 
 
-def load_weights(built: Network, pretrained: Pretrained, names: Sequence[str] | None = None, *, bands: int = 3) -> None:
+def load_weights(built: Network, pretrained: Pretrained, names: Sequence[str] | None = None, *, bands: int) -> None:
     """Give a network the weights of a package, a hub or a file, in place.
 
     Everything but the rows of classes must fit. Those are kept when the file has K of them; else, if it has the

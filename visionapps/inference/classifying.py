@@ -129,7 +129,7 @@ def pretrained_bundle(network: str, weights: str = "package") -> Bundle:
     names = imagenet_names()
     model = classifier(network, len(names), spec=classifier_spec(network, weights))
     before = {key: tensor.clone() for key, tensor in model.network.head.state_dict().items()}
-    load_weights(model.network, Pretrained(network, weights), names)
+    load_weights(model.network, Pretrained(network, weights), names, bands=len(model.spec.bands))
     after = model.network.head.state_dict()
     if all(torch.equal(tensor, after[key]) for key, tensor in before.items()):
         raise WeightsError(

@@ -100,11 +100,11 @@ class TopK:
 
 
 def ranks(logits: Tensor, labels: Tensor) -> Tensor:
-    """(B,) how many classes come before the true one; K where its score is no number."""
+    """(B,) how many classes come before the true one; more than any place where its score is no number."""
     own = logits.gather(1, labels[:, None])
     earlier = torch.arange(logits.shape[1], device=logits.device) < labels[:, None]
     before = (logits > own) | (logits == own) & earlier
-    return torch.where(own[:, 0].isfinite(), before.sum(1), logits.shape[1])
+    return torch.where(own[:, 0].isfinite(), before.sum(1), logits.shape[1] + FIRST)
 
 
 def scores_of(counts: np.ndarray, matrix: np.ndarray | None) -> ClassScores:

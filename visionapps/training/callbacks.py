@@ -37,7 +37,8 @@ class FreezeBackbone(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         backbone = _backbone_of(pl_module)
         below = list(backbone.parameters()) if self.stride is None else parameters_below(backbone, self.stride)
-        fresh = {id(parameter) for module in backbone.fresh for parameter in module.parameters()}
+        new = backbone.fresh if isinstance(backbone, Backbone) else ()
+        fresh = {id(parameter) for module in new for parameter in module.parameters()}
         self._chosen = [parameter for parameter in below if parameter.requires_grad and id(parameter) not in fresh]
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
