@@ -1,6 +1,6 @@
 """How the loss looks around trained networks with and without skip connections, along two random directions.
 
-    python tools/claims/loss_surface.py --out surface.png            # about five CPU minutes
+    python tools/claims/loss_surface.py --out surface.png            # about two CPU minutes
     python tools/claims/loss_surface.py --out surface.png --full CIFAR_DIR --device cuda --depth 56 --steps 64000 \
         --batch 128 --grid 51 --shown 1000
 

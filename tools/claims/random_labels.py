@@ -1,6 +1,6 @@
 """Does a network fit labels that were drawn at random, and how much later than true ones?
 
-    python tools/claims/random_labels.py                     # about three CPU minutes
+    python tools/claims/random_labels.py                     # about one CPU minute
     python tools/claims/random_labels.py --full CIFAR_DIR --device cuda --steps 40000 --batch 128
 
 The claim (Zhang et al., Understanding Deep Learning Requires Rethinking Generalization, 2017, figure 1): the same

@@ -1,6 +1,6 @@
 """What stochastic depth saves: blocks on average, exactly and as drawn, and the time of a training step.
 
-    python tools/claims/stochastic_depth.py                  # about three CPU minutes
+    python tools/claims/stochastic_depth.py                  # under a CPU minute
     python tools/claims/stochastic_depth.py --full CIFAR_DIR --device cuda --train 64000 --batch 128
 
 The claims (Huang et al. 2016): with survival falling from 1 to 0.5 over the 54 blocks of ResNet-110, 40.25 are computed
