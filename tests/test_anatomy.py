@@ -206,6 +206,7 @@ def test_the_verb_shows_layers_totals_and_json(capsys):
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["parameters", "61,706"] in lines
     assert ["multiply-adds", "416,520"] in lines
+    assert ["depth", "5", "weight", "layers", "on", "the", "longest", "path", "(7", "with", "pools)"] in lines
     assert main(["models", "visionapps/googlenet", "--json", "--size", "256", "--bands", "4"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["image"] == [4, 256, 256]
@@ -213,5 +214,7 @@ def test_the_verb_shows_layers_totals_and_json(capsys):
     assert sum(layer["multiply_adds"] for layer in facts["layers"]) == facts["multiply_adds"]
     assert main(["models", "visionapps/vgg_d", "--size", "0"]) == 1
     assert "--size 0: must be at least 1" in capsys.readouterr().err
+    assert main(["models", "clarifai"]) == 1
+    assert "no public definition" in capsys.readouterr().err
     assert main(["models", "visionapps/vggd"]) == 1
     assert "did you mean visionapps/vgg_d" in capsys.readouterr().err

@@ -73,7 +73,7 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
         "depth_with_pooling": found.depth_with_pooling,
         "layers": [_plain(layer) for layer in (found.layers if options.all or options.json else grouped(found.layers))],
         "backbone": _own_backbone(name, measured) if name.startswith(PREFIX) else _library_backbone(name),
-        "heads": measured["heads"] if measured else None,
+        "heads": measured["heads"] if measured else _heads(name),
         "weights": [] if name.startswith(PREFIX) else _weights(name),
     }
 
@@ -142,6 +142,13 @@ def _library_backbone(name: str) -> dict[str, Any]:
         return {"levels": [], "why_none": str(error)}
     count = sum(p.numel() for p in backbone.parameters())
     return {"levels": [list(level) for level in backbone.levels], "why_none": "", "parameters": count}
+
+
+def _heads(name: str) -> list[str]:
+    """Which heads stand on a network that was not measured for the catalogue."""
+    from visionapps.models.heads import HEADS, refusal
+
+    return [key for key, head in HEADS.items() if refusal(head, name) is None]
 
 
 def _weights(name: str) -> list[dict[str, str]]:
@@ -226,8 +233,7 @@ def _uses(facts: dict[str, Any]) -> list[str]:
         parts.append(f"as a backbone{count}\n\n{render(('stride', 'channels'), backbone['levels'])}")
     else:
         parts.append(f"no backbone: {backbone['why_none']}")
-    if facts["heads"] is not None:
-        parts.append(f"heads: {', '.join(facts['heads']) or 'none'}")
+    parts.append(f"heads: {', '.join(facts['heads']) or 'none'}")
     weights = [tuple(each.values()) for each in facts["weights"]]
     parts.append(
         render(("weights", "mean", "std", "where"), weights) if weights else "No pretrained weights are published."
@@ -236,6 +242,8 @@ def _uses(facts: dict[str, Any]) -> list[str]:
 
 
 def _memory(count: int) -> str:
+    if not count:
+        return "-"
     return f"{count / 2**20:.1f} MiB" if count >= 2**20 // 10 else f"{count / 2**10:.1f} KiB"
 
 
