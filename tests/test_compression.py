@@ -17,6 +17,7 @@ from visionapps.compression.pruning import Masked, Prune, magnitude_masks
 from visionapps.compression.sharing import Share, cluster
 from visionapps.errors import ConfigError
 from visionapps.inference.bundle import Bundle
+from visionapps.inference.packed import Ledger, ledger
 from visionapps.models import faster_rcnn, unet
 from visionapps.models.detection import Features, Regions
 from visionapps.structures import LabelSpace
@@ -251,6 +252,17 @@ def test_what_cannot_be_done_says_why() -> None:
         compress(None, ())  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="threshold 1 must be a share of the largest weight"):
         TernaryWeights(1)
+
+
+def test_pruned_weights_alone_are_written_as_what_is_left_and_its_gaps() -> None:
+    model = net()
+    Prune(0.9).install(model)
+    bake(model)
+    for weight in weights(model):
+        assert not torch.signbit(weight[weight == 0]).any()  # -0.0 has a bit that must be kept
+    count = sum(w.numel() for w in weights(model))
+    stages = sum((ledger(w) for w in weights(model)), Ledger(0, 0, 0, 0))
+    assert stages.sparse <= 5 * (0.1 * count + 2)  # 4 bytes and a gap for each
 
 
 def test_a_model_under_a_rule_can_be_copied_as_averages_of_weights_do() -> None:

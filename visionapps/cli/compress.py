@@ -14,6 +14,9 @@ weights of a convolution are multiplied as well.
 import argparse
 import json
 import math
+import sys
+from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,7 +84,7 @@ def run(options: argparse.Namespace) -> int:
 
     keep_freed_memory()  # before the first tensor
     from visionapps.compression.compress import compress
-    from visionapps.compression.judging import weigh
+    from visionapps.compression.judging import seconds_per_tile, weigh
     from visionapps.inference.bundle import load
 
     bundle = load(options.bundle)
@@ -96,10 +99,12 @@ def run(options: argparse.Namespace) -> int:
     bundle.save(options.out, options.overwrite)
     after = weigh(options.out, judge=judge)
     done = list(bundle.card["compression"])
-    print(_table(before, after))
+    seconds = seconds_per_tile([load(options.bundle), load(options.out)])
+    print(_table(before, after, seconds))
     print(f"\n{'; '.join(done)}\nbundle  {options.out}")
     if options.json is not None:
-        numbers = {"steps": done, "before": before.to_dict(), "after": after.to_dict()}
+        numbers: dict[str, object] = {"steps": done, "seconds_per_tile": seconds, "before": before.to_dict()}
+        numbers["after"] = after.to_dict()
         with whole_output(options.json, options.overwrite) as path:
             path.write_text(json.dumps(numbers, indent=1) + "\n")
     return 0
@@ -180,12 +185,13 @@ def _retraining(bundle: "Bundle", options: argparse.Namespace) -> "Retrain | Non
 
     def train_on(model: "Module") -> None:
         epochs, rate = options.retrain_epochs, options.retrain_rate
-        retrain(model, options.config, epochs=epochs, rate=rate, overrides=overrides)
+        with redirect_stdout(sys.stderr):  # the bars of the training are no result
+            retrain(model, options.config, epochs=epochs, rate=rate, overrides=overrides)
 
     return train_on
 
 
-def _table(before: "Weighed", after: "Weighed") -> str:
+def _table(before: "Weighed", after: "Weighed", seconds: Sequence[float]) -> str:
     def times(a: float, b: float) -> str:
         return f"{a / b:.1f} x" if b and not math.isnan(a / b) else "-"
 
@@ -210,15 +216,15 @@ def _table(before: "Weighed", after: "Weighed") -> str:
         ("most values in a layer", f"{before.values:,}", f"{after.values:,}", ""),
         (
             "seconds per tile, CPU",
-            f"{before.seconds:.4f}",
-            f"{after.seconds:.4f}",
-            times(before.seconds, after.seconds),
+            f"{seconds[0]:.4f}",
+            f"{seconds[1]:.4f}",
+            times(*seconds),
         ),
     ]
     if before.score is not None and after.score is not None:
         change = after.score.value - before.score.value
-        seconds = (before.score.seconds, after.score.seconds)
-        rows.append(("seconds per photo judged", f"{seconds[0]:.4f}", f"{seconds[1]:.4f}", times(*seconds)))
+        spent = (before.score.seconds, after.score.seconds)
+        rows.append(("seconds per photo judged", f"{spent[0]:.4f}", f"{spent[1]:.4f}", times(*spent)))
         if before.score.multiply_adds and after.score.multiply_adds:
             costs = (before.score.multiply_adds, after.score.multiply_adds)
             rows.append(

@@ -74,7 +74,7 @@ class Ternary(nn.Module):
         self.negative = nn.Parameter(_mean_over(-weight, weight < -limit))
 
     def forward(self, weight: Tensor) -> Tensor:
-        made: Tensor = _Ternarise.apply(weight, self.positive, self.negative, self.threshold)  # type: ignore[no-untyped-call]
+        made: Tensor = _Ternarise.apply(weight, self.positive, self.negative, self.threshold)
         return made
 
 
@@ -90,7 +90,7 @@ class Binary(nn.Module):
         self.filters = filters
 
     def forward(self, weight: Tensor) -> Tensor:
-        made: Tensor = _Binarise.apply(weight, self.filters)  # type: ignore[no-untyped-call]
+        made: Tensor = _Binarise.apply(weight, self.filters)
         return made
 
 
@@ -110,7 +110,7 @@ class _Ternarise(torch.autograd.Function):
         return above * positive - below * negative
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         above, below, positive, negative = ctx.saved_tensors
         scale = above * positive + below * negative + ~(above | below)
@@ -129,7 +129,7 @@ class _Binarise(torch.autograd.Function):
         return torch.where(weight >= 0, scale, -scale)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         weight, scale = ctx.saved_tensors
         return gradient * (1 / ctx.number + scale * (weight.abs() <= 1)), None

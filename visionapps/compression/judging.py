@@ -53,7 +53,6 @@ class Weighed:
         parameters: numbers of all layers.
         zeros: share of zeros among the weights of convolutions and linear layers.
         values: greatest number of different values, zero not counted, in a compressed layer.
-        seconds: to apply the model to one tile.
         score: None where it was not measured.
     """
 
@@ -62,7 +61,6 @@ class Weighed:
     parameters: int
     zeros: float
     values: int
-    seconds: float
     score: Score | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -91,28 +89,32 @@ def weigh(folder: Path, *, judge: Judge | None = None) -> Weighed:
         parameters=sum(p.numel() for p in bundle.model.parameters()),
         zeros=sum(int((w == 0).sum()) for w in layers) / sum(w.numel() for w in layers),
         values=max(len(w[w != 0].unique()) for w in layers),
-        seconds=seconds_per_tile(bundle),
         score=judge(bundle) if judge else None,  # last: predictors take the model over
     )
 
 
-def seconds_per_tile(bundle: Bundle, repeats: int = 5) -> float:
-    """The least time that the model takes for one tile of noise on the CPU."""
-    model = bundle.model
-    shape = (1, len(bundle.spec.bands), bundle.tile, bundle.tile)
-    image = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * bundle.spec.scale
-    times = []
+def seconds_per_tile(bundles: Sequence[Bundle], *, rounds: int = 15) -> list[float]:
+    """The least time that each model takes for one tile of noise on the CPU; they take turns, as machines have moods.
+
+    NaN for a detector that needs proposals: their search is the greater part, and not the model's.
+    """
+    images = [
+        torch.rand(1, len(b.spec.bands), b.tile, b.tile, generator=torch.Generator().manual_seed(0)) * b.spec.scale
+        for b in bundles
+    ]
+    best = [float("inf")] * len(bundles)
     with torch.inference_mode():
-        for _ in range(repeats + 1):  # the first one prepares kernels
-            began = time.perf_counter()
-            if isinstance(model, Detector):
-                if model.needs_proposals:
-                    return float("nan")  # searching for proposals is the greater part, and not the model's
-                model.detect(image, ((bundle.tile, bundle.tile),))
-            else:
-                model(image)
-            times.append(time.perf_counter() - began)
-    return min(times[1:])
+        for _ in range(rounds):
+            for place, (bundle, image) in enumerate(zip(bundles, images, strict=True)):
+                began = time.perf_counter()
+                if not isinstance(bundle.model, Detector):
+                    bundle.model(image)
+                elif not bundle.model.needs_proposals:
+                    bundle.model.detect(image, ((bundle.tile, bundle.tile),))
+                else:
+                    began = float("nan")
+                best[place] = min(time.perf_counter() - began, best[place])
+    return best
 
 
 def make_judge(dataset: Dataset | ObjectDataset | ClassDataset, split: Split, *, device: str = "auto") -> Judge:

@@ -21,7 +21,7 @@ def weight_layers(model: nn.Module, *, keep: Sequence[str] = ()) -> dict[str, nn
     Raises:
         ConfigError: a pattern matches no layer, or no layer is left.
     """
-    found = {name: module for name, module in model.named_modules() if isinstance(module, KINDS)}
+    found: dict[str, nn.Module] = {name: module for name, module in model.named_modules() if isinstance(module, KINDS)}
     for pattern in keep:
         if not fnmatch.filter(found, pattern):
             raise ConfigError(
@@ -62,4 +62,4 @@ def bake(model: nn.Module) -> None:
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
             parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-            module.weight.requires_grad_(True)  # type: ignore[union-attr, operator]
+            module.weight.requires_grad_(True)

@@ -60,7 +60,7 @@ class Masked(nn.Module):
         self.register_buffer("mask", mask)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.mask
+        return weight.masked_fill(~self.mask, 0)  # not a product, which makes -0.0 of negative weights
 
 
 def require_sparsity(sparsity: float) -> None:
@@ -88,7 +88,7 @@ def magnitude_masks(
     else:
         together = torch.cat([weight.flatten() for weight in weights.values()])
         mask = _mask(together, round(sparsity * together.numel()))
-        parts = mask.split([weight.numel() for weight in weights.values()])
+        parts = torch.split(mask, [weight.numel() for weight in weights.values()])
         masks = {name: part.reshape(w.shape) for (name, w), part in zip(weights.items(), parts, strict=True)}
     if empty := [name for name, mask in masks.items() if not mask.any()]:
         raise ConfigError(
@@ -99,5 +99,5 @@ def magnitude_masks(
 
 def _mask(weight: Tensor, zeros: int) -> Tensor:
     method = prune.L1Unstructured(amount=zeros)
-    mask: Tensor = method.compute_mask(weight, torch.ones_like(weight))
+    mask: Tensor = method.compute_mask(weight, torch.ones_like(weight))  # type: ignore[no-untyped-call]
     return mask.bool()

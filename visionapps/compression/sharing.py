@@ -41,7 +41,7 @@ class Share:
             bits = self.linear_bits if linear and self.linear_bits is not None else self.bits
             weight: Tensor = module.weight  # type: ignore[assignment]
             impose(module, Shared(weight.detach(), bits))
-            module.parametrizations.weight.original.requires_grad_(False)  # type: ignore[union-attr, operator]
+            module.parametrizations.weight.original.requires_grad_(False)  # type: ignore[union-attr]
 
     def __str__(self) -> str:
         linear = f", {self.linear_bits} for linear layers" if self.linear_bits is not None else ""

@@ -24,7 +24,9 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
     """
     lengths = np.zeros(len(counts), np.uint8)
     # Ties go to the older tree, which keeps words short and the result the same everywhere.
-    trees = [(int(count), symbol, (symbol,)) for symbol, count in enumerate(counts) if count]
+    trees: list[tuple[int, int, tuple[int, ...]]] = [
+        (int(count), symbol, (symbol,)) for symbol, count in enumerate(counts) if count
+    ]
     heapq.heapify(trees)
     age = len(counts)
     while len(trees) > 1:
@@ -39,7 +41,7 @@ def code_lengths(counts: np.ndarray) -> np.ndarray:
 def code_words(lengths: np.ndarray) -> np.ndarray:
     """(A,) uint64: the words that belong to these lengths, each in its lowest bits."""
     words = np.zeros(len(lengths), np.uint64)
-    word = last = 0
+    word, last = 0, 0
     for symbol in np.argsort(lengths, kind="stable"):
         length = int(lengths[symbol])
         if not length:
@@ -118,7 +120,7 @@ def _read(
     """Fill the message; returns how many symbols there were."""
     place, end = 0, 8 * len(stream)
     for i in range(len(message)):
-        word, length = 0, 0
+        word, length = np.int64(0), 0
         while True:
             if place >= end or length >= 60:
                 return i

@@ -209,7 +209,7 @@ class _Reader:
         taken, self.rest = struct.unpack(form, self.rest[:size]), self.rest[size:]
         return taken
 
-    def array(self, dtype: np.dtype, count: int) -> np.ndarray:  # type: ignore[type-arg]
+    def array(self, dtype: np.dtype, count: int) -> np.ndarray:
         size = count * dtype.itemsize
         if size > len(self.rest):
             raise IndexError(f"{size} bytes wanted, {len(self.rest)} left")

@@ -62,7 +62,7 @@ class BlockDrop(SkippingNetwork):
 
     def probabilities(self, image: Tensor) -> Tensor:
         """(B, L) of keeping each block, kept away from 0 and 1 as in section 3.1."""
-        sure = self.policy(image).sigmoid()
+        sure: Tensor = self.policy(image).sigmoid()
         return _BOUND * sure + (1 - _BOUND) * (1 - sure)
 
     def reinforce(

@@ -95,7 +95,8 @@ class Gate(nn.Module):
         """
         logits = self.score(image.mean((2, 3)))
         if not self.training:
-            return logits.argmax(1).to(image.dtype)
+            best: Tensor = logits.argmax(1).to(image.dtype)
+            return best
         drawn: Tensor = F.gumbel_softmax(logits, tau=1.0, hard=True)[:, 1]
         return drawn
 

@@ -65,4 +65,4 @@ class Sparsify(Callback):
     def _hold(self) -> None:
         # After the step, as momentum and weight decay move weights that have no gradient.
         for weight, mask in self._masks:
-            weight.mul_(mask)
+            weight.masked_fill_(~mask, 0)  # a product makes -0.0 of negative weights, which no file can leave out
