@@ -61,7 +61,7 @@ def test_papers_begin_with_what_they_say():
     assert float(conv.weight.std()) == pytest.approx(math.sqrt(2 / (2 * 256 * 9)), rel=0.02)
     network = alexnet.alexnet(num_classes=2)
     ones = [name for name, value in network.named_parameters() if name.endswith("bias") and value.eq(1).all()]
-    assert ones == [f"features.conv{i}.bias" for i in (2, 4, 5)] + ["head.layers.1.bias", "head.layers.4.bias"]
+    assert ones == [f"features.conv{i}.bias" for i in (2, 4, 5)] + ["head.layers.0.bias", "head.layers.3.bias"]
     assert float(network.features.conv3.weight.std()) == pytest.approx(0.01, rel=0.02)
 
 

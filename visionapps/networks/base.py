@@ -76,7 +76,7 @@ class ConnectedHead(nn.Module):
         shape: (D, h, w) of the map.
         widths: outputs of the hidden layers.
         num_classes: K.
-        dropout: before each hidden layer, in [0, 1).
+        dropout: of the outputs of each hidden layer, in [0, 1).
         activation: after each hidden layer.
     """
 
@@ -94,7 +94,7 @@ class ConnectedHead(nn.Module):
         sizes = [shape[0] * shape[1] * shape[2], *widths]
         layers: list[nn.Module] = []
         for before, after in itertools.pairwise(sizes):
-            layers += [nn.Dropout(dropout)] * (dropout > 0) + [nn.Linear(before, after), activation()]
+            layers += [nn.Linear(before, after), activation(), *[nn.Dropout(dropout)] * (dropout > 0)]
         self.layers = nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
 
     def forward(self, image: Tensor) -> Tensor:
