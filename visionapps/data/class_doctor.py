@@ -346,12 +346,12 @@ def _without_leaks(
 
 
 def _near(doctor: _Doctor, train: Sequence[ClassPhoto], val: Sequence[ClassPhoto], kept: Any) -> set[str]:
-    pictures = [
+    ours, theirs = (
         np.stack([np.array(kept(photo).likeness, np.float32).reshape(SIDE, SIDE) for photo in side])
         for side in (train, val)
-    ]
+    )
     gone = set()
-    for i, j, alike in near_duplicates(*pictures, np.zeros((len(train), len(val)), bool)):
+    for i, j, alike in near_duplicates(ours, theirs, np.zeros((len(train), len(val)), bool)):
         text = (
             f"{train[i].source}: {train[i].name} trains, but looks like {val[j].name} (likeness {alike:.2f}), which "
             "validates; give both one group (split.group), or set policies.near_duplicate to drop"

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -163,5 +163,6 @@ def _cifar_photos(path: Path, kind: Cifar, side: str) -> list[Listed]:
     ]
 
 
-def _natural(name: str) -> Sequence[tuple[bool, int, str]]:
+def _natural(name: str) -> list[tuple[bool, int, str]]:
+    """Sorts "img2" before "img10", so that classes called by numbers keep their order."""
     return [(not word.isdigit(), int(word) if word.isdigit() else 0, word) for word in re.findall(r"\d+|\D+", name)]

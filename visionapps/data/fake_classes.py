@@ -73,4 +73,5 @@ def _pattern(kind: str, side: int, rng: np.random.Generator) -> np.ndarray:
         "bands": 0.5 + 0.5 * np.sign(np.sin(2 * np.pi * (x + y + phase) / period)),
         "blobs": (np.sin(x / 3 + phase) + np.sin(y / 4 + phase) > 0.4).astype(float),
     }
-    return patterns[kind]
+    found: np.ndarray = patterns[kind]
+    return found

@@ -126,7 +126,8 @@ def scores_of(counts: np.ndarray, matrix: np.ndarray | None) -> ClassScores:
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    ratio: np.ndarray = np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    return ratio
 
 
 def _known(value: float) -> float | None:
