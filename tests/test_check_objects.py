@@ -184,3 +184,64 @@ def test_differences_without_a_system_are_counted(folder, capsys):
     assert "1 objects in common images only in a.json" in out
     assert "1 common objects have different classes" in out
     assert "systematically" not in out
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["--origin", "0"],
+        ["--ignore", "car"],
+        ["--form", "coco"],
+        ["--no-masks"],
+        ["--policy", "tiny_box=error"],
+        ["--annotations", "a.json"],
+        ["--val-fraction", "0.5"],
+        ["--classes", "classes.yaml"],
+        ["--cache-gb", "1"],
+    ],
+)
+def test_options_that_the_config_decides_are_refused(folder, capsys, given):
+    for verb in (["check"], ["evaluate", "--pred", "a.json"], ["proposals"]):
+        if verb[0] == "check" or given[0] in ("--origin", "--ignore", "--form", "--no-masks"):
+            assert main([*verb, "--config", "run.yaml", *given]) == 1
+            assert f"{given[0]}: run.yaml says that of its dataset; write it there" in capsys.readouterr().err
+
+
+def test_policies_and_split_of_the_file_of_classes_hold_until_an_option_says_otherwise(folder, capsys):
+    spoil(folder, bbox=[20, 20, -5, 5])
+    (folder / "classes.yaml").write_text(
+        "{classes: [car, bus], split: {val_groups: [p1]}, policies: {inverted_box: fix, tiny_box: error}, form: coco}\n"
+    )
+    check = ["check", "--images", "images", "--annotations", "a.json", "--quick", "--classes", "classes.yaml"]
+    assert main([*check, "--policy", "empty_image=error"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["inverted_box", "fixed", "1"] in lines
+    assert any(line[:2] == ["val", "1"] and line[-1] == "p1" for line in lines)
+    assert main([*check, "--policy", "inverted_box=drop", "--val-groups", "p2"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["inverted_box", "dropped", "1"] in lines
+    assert any(line[:2] == ["val", "1"] and line[-1] == "p2" for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[car, 7]", "classes: entry 2 is 7, but a name or a mapping {name, ids, names, ignore} is expected"),
+        ("[[car]]", "classes: entry 1 is ['car'], but a name or"),
+        ("7", "classes: is 7, but a list of names or of {name, ids, names, ignore} is expected"),
+        ("{classes: {car: 1}}", "classes: is {'car': 1}, but a list of names"),
+        ("[{ids: [4]}]", "classes: entry 1 has no name"),
+        ("[no, car]", "classes: entry 1 is False, but a name or"),
+    ],
+)
+def test_class_tables_of_anything_else_are_refused_in_words(folder, capsys, text, told):
+    (folder / "classes.yaml").write_text(text + "\n")
+    assert main([*CHECK, "--quick", "--classes", "classes.yaml"]) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_photos_of_one_group_are_told_what_objects_can_do_about_it(folder, capsys):
+    assert main(["check", "--images", "images", "--annotations", "a.json", "--quick", "--group", "^p"]) == 1
+    out = capsys.readouterr().out
+    assert "split: all usable photos are one group (p), but training and validation need one each" in out
+    assert "block_px" not in out

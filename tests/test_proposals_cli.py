@@ -231,3 +231,36 @@ def test_the_file_and_the_folder_of_a_dataset_meet_in_its_photos(photos, tmp_pat
     write_proposals(out, {"x.png": np.zeros((0, 4))}, sizes={"x.png": (5, 5)}, overwrite=True)
     with pytest.raises(DataError, match="no proposals for 6 of the 6 images"):
         examine_objects(dataset, pixels=False)
+
+
+@pytest.mark.parametrize("annotated", [True, False])
+def test_bands_are_chosen_by_number(photos, tmp_path, annotated):
+    out = tmp_path / "p.npz"
+    words = ["proposals", "--images", str(photos), "--out", str(out), "--most", "9", "--bands", "3", "2", "1"]
+    assert main([*words, *(["--annotations", str(tmp_path / "coco.json")] if annotated else [])]) == 0
+    name, path = next(iter(paths(photos).items()))
+    expected = selective_search(read_image(path)[:, :, ::-1], SelectiveSearch(most=9))
+    assert np.array_equal(read_proposals(out).of(name), expected)
+
+
+def test_a_report_without_annotations_is_refused_before_the_search(photos, tmp_path, capsys):
+    out = tmp_path / "p.npz"
+    words = ["proposals", "--images", str(photos), "--out", str(out)]
+    for more in (["--json", str(tmp_path / "r.json")], ["--picture", str(tmp_path / "r.svg")]):
+        assert main([*words, *more]) == 1
+        assert "hold the report, which needs annotations" in capsys.readouterr().err
+    assert main([*words, "--ignore", "sign"]) == 1
+    assert "--ignore: goes with --annotations" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_report_about_no_objects_is_written_and_says_so(photos, tmp_path, capsys):
+    content = json.loads((tmp_path / "coco.json").read_text()) | {"annotations": []}
+    (tmp_path / "coco.json").write_text(json.dumps(content))
+    report, picture = tmp_path / "r.json", tmp_path / "r.svg"
+    words = ["proposals", "--images", str(photos), "--annotations", str(tmp_path / "coco.json"), "--most", "9"]
+    words += ["--out", str(tmp_path / "p.npz"), "--json", str(report), "--picture", str(picture)]
+    assert main(words) == 0
+    assert f"so there is no recall to report, and no curve for {picture}" in capsys.readouterr().out
+    assert json.loads(report.read_text())["all"]["objects"] == 0
+    assert not picture.exists()

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from visionapps.data.store import Photo
 
 _SHOWN = 3  # problems per kind on the terminal
+_SPLIT = ("group", "block_px", "block_m", "val_fraction", "val_groups", "seed")
+_PLAIN = ("mask_suffix", "void_ids", "void_colors", "resize", "cache", "cache_gb")
+_OF_DATASETS = ("masks", "annotations", "classes", "bands", "policy", *_PLAIN, *_SPLIT)  # which a config has
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -78,6 +81,7 @@ def run(options: argparse.Namespace) -> int:
     if options.json is not None:
         refuse_existing(options.json, options.overwrite)
     check_objects.require_annotations(options)
+    check_objects.refuse_beside_config(options, (*_OF_DATASETS, *check_objects.READING))
     check_classes.require_train(options)
     dataset = read_dataset(options.config) if options.config else _from_options(options)
     if isinstance(dataset, ClassDataset):
@@ -143,9 +147,7 @@ def build_dataset(settings: Mapping[str, Any], where: str) -> "Dataset":
     for key, kind in (("split", Split), ("policies", Policies)):
         if isinstance(settings.get(key), Mapping):
             refuse_unknown(settings[key], kind, f"{where}.{key}")
-    for entry in settings.get("classes") or ():
-        if isinstance(entry, Mapping):
-            refuse_unknown(entry, ClassDef, f"{where}.classes")
+    refuse_strange_classes(settings.get("classes"), ClassDef, where)
     dataset: Dataset = parse_settings(settings, Dataset, where)
     return dataset
 
@@ -180,6 +182,25 @@ def refuse_unknown(settings: Mapping[str, Any], kind: type, where: str) -> None:
             raise ConfigError(f"{where}: there is no setting {key!r}; {hint}")
 
 
+def refuse_strange_classes(table: Any, kind: type, where: str) -> None:
+    """Raise ConfigError for a class table that is no list of names or of mappings with the fields of a dataclass."""
+    import dataclasses
+
+    keys = f"{{{', '.join(field.name for field in dataclasses.fields(kind))}}}"
+    if table is not None and not isinstance(table, list | tuple):
+        raise ConfigError(f"{where}: classes: is {table!r}, but a list of names or of {keys} is expected")
+    for i, entry in enumerate(table or (), 1):
+        if isinstance(entry, Mapping):
+            refuse_unknown(entry, kind, f"{where}.classes")
+            if "name" not in entry:
+                raise ConfigError(f"{where}: classes: entry {i} has no name; write {keys}")
+        elif not isinstance(entry, str | kind):
+            raise ConfigError(
+                f"{where}: classes: entry {i} is {entry!r}, but a name or a mapping {keys} is expected; put names that "
+                "look like numbers or switches in quotes"
+            )
+
+
 def read_yaml(path: Path) -> Any:
     import yaml
 
@@ -201,7 +222,9 @@ def _from_options(options: argparse.Namespace) -> "Dataset | ObjectDataset | Cla
     for name in ("masks", "mask_suffix", "void_ids", "void_colors", "resize", "block_px"):
         if getattr(options, name) is not None:
             raise ConfigError(f"--{name.replace('_', '-')}: is for datasets with masks; leave it out, or --annotations")
-    return check_objects.build(_settings(options) | check_objects.reading_settings(options), "options")
+    return check_objects.build(
+        _settings(options) | check_objects.reading_settings(options), str(options.classes or "options")
+    )
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
@@ -212,12 +235,10 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     settings["images"] = str(options.images)
     if options.annotations is None:
         settings["masks"] = None if options.masks is None else str(options.masks)
-    bands = options.bands and [int(b) if b.isdigit() else b for b in options.bands]
-    plain = ("mask_suffix", "void_ids", "void_colors", "resize", "cache", "cache_gb")
-    split = ("group", "block_px", "block_m", "val_fraction", "val_groups", "seed")
-    given = {name: getattr(options, name) for name in plain} | {"bands": bands}
+    bands = options.bands and listed_bands(options.bands)
+    given = {name: getattr(options, name) for name in _PLAIN} | {"bands": bands}
     settings |= {name: value for name, value in given.items() if value is not None}
-    chosen = {name: getattr(options, name) for name in split if getattr(options, name) is not None}
+    chosen = {name: getattr(options, name) for name in _SPLIT if getattr(options, name) is not None}
     return merged(merged(settings, "split", chosen), "policies", split_policies(options.policy))
 
 
@@ -233,6 +254,11 @@ def merged(settings: Mapping[str, Any], key: str, given: Mapping[str, Any]) -> d
     if not given:
         return dict(settings)
     return {**settings, key: {**part, **given} if isinstance(part, Mapping) else dict(given)}
+
+
+def listed_bands(words: Sequence[str]) -> list[int | str]:
+    """Bands as options say them: numbers from 1, or names."""
+    return [int(word) if word.isdigit() else word for word in words]
 
 
 def split_policies(given: Sequence[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from visionapps.data.object_doctor import ObjectExamination
 
 FORMS = ("auto", "coco", "voc", "yolo", "csv")
+READING = ("form", "origin", "inclusive", "no_masks", "leave_out", "ignore")  # the options of add_reading
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -67,7 +68,7 @@ def build(settings: Mapping[str, Any], where: str) -> "ObjectDataset":
     Raises:
         ConfigError: a key that no setting has, a value of the wrong type, or settings that contradict each other.
     """
-    from visionapps.cli.check import parse_settings, refuse_unknown
+    from visionapps.cli.check import parse_settings, refuse_strange_classes, refuse_unknown
     from visionapps.data.dataset import Split
     from visionapps.data.object_dataset import ObjectClass, ObjectDataset, ObjectPolicies
 
@@ -75,9 +76,7 @@ def build(settings: Mapping[str, Any], where: str) -> "ObjectDataset":
     for key, kind in (("split", Split), ("policies", ObjectPolicies)):
         if isinstance(settings.get(key), Mapping):
             refuse_unknown(settings[key], kind, f"{where}.{key}")
-    for entry in settings.get("classes") or ():
-        if isinstance(entry, Mapping):
-            refuse_unknown(entry, ObjectClass, f"{where}.classes")
+    refuse_strange_classes(settings.get("classes"), ObjectClass, where)
     dataset: ObjectDataset = parse_settings(settings, ObjectDataset, where)
     return dataset
 
@@ -171,6 +170,21 @@ def _split_table(facts: Mapping[str, Any]) -> str:
 
 def require_annotations(options: argparse.Namespace) -> None:
     """Refuse options of objects without objects."""
-    for name in ("against", "origin", "inclusive", "leave_out", "ignore"):
-        if getattr(options, name) is not None and options.annotations is None and options.config is None:
+    for name in ("against", *READING):
+        if _is_given(options, name) and options.annotations is None and options.config is None:
             raise ConfigError(f"--{name.replace('_', '-')}: goes with --annotations; give them")
+
+
+def refuse_beside_config(options: argparse.Namespace, names: Sequence[str]) -> None:
+    """Refuse options that a config would silently overrule, for it says the same of its dataset."""
+    for name in names:
+        if options.config is not None and _is_given(options, name):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"{option}: {options.config} says that of its dataset; write it there, or leave {option} out"
+            )
+
+
+def _is_given(options: argparse.Namespace, name: str) -> bool:
+    value = getattr(options, name, None)
+    return value is not None and value is not False and value not in ([], "auto")

@@ -102,6 +102,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _require_sources(options: argparse.Namespace) -> None:
+    from visionapps.cli.check_objects import READING, refuse_beside_config
+
+    refuse_beside_config(options, ("images", "classes", "bands", "scale", "nodata", *READING))
     by_annotations = options.annotations is not None
     if options.masks is not None and by_annotations:
         raise ConfigError("evaluate: --masks and --annotations exclude each other; give the truth in one of both")

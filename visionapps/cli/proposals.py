@@ -50,6 +50,8 @@ def run(options: argparse.Namespace) -> int:
     from visionapps.data.proposals import read_proposals
 
     dataset = _dataset(options)
+    if dataset is None and (options.json or options.picture):
+        raise ConfigError("--json and --picture hold the report, which needs annotations; give --annotations")
     out = _out(options, dataset)
     for path in (out, options.json, options.picture):
         if path is not None:
@@ -59,8 +61,6 @@ def run(options: argparse.Namespace) -> int:
     mean = len(proposals.boxes) / max(1, len(proposals))
     print(f"{proposals.source}: {len(proposals)} images, {mean:.0f} proposals per image, {proposals.method}")
     if annotated is None:
-        if options.json or options.picture:
-            raise ConfigError("--json and --picture hold the report, which needs annotations; give --annotations")
         return 0
     _report(proposals, annotated, options)
     return 0
@@ -69,19 +69,27 @@ def run(options: argparse.Namespace) -> int:
 def _dataset(options: argparse.Namespace) -> "ObjectDataset | None":
     """The dataset that was named; None: a folder without annotations."""
     from visionapps.cli.check import read_dataset
-    from visionapps.cli.check_objects import build, reading_settings
+    from visionapps.cli.check_objects import READING, build, reading_settings, refuse_beside_config, require_annotations
 
+    refuse_beside_config(options, ("bands", *READING))
+    require_annotations(options)
     if options.config is None:
         if options.annotations is None:
             return None
         settings = reading_settings(options) | {"images": str(options.images)}
-        return build(settings | ({"bands": options.bands} if options.bands else {}), "options")
+        return build(settings | ({"bands": _bands(options)} if options.bands else {}), "options")
     if options.annotations is not None:
         raise ConfigError(f"--annotations and --config: {options.config} names the annotations; leave one away")
     dataset = read_dataset(options.config)
     if not hasattr(dataset, "proposals"):
         raise ConfigError(f"{options.config}: its dataset has masks and no annotations; proposals are for detectors")
     return dataset  # type: ignore[return-value]
+
+
+def _bands(options: argparse.Namespace) -> tuple[int | str, ...] | None:
+    from visionapps.cli.check import listed_bands
+
+    return tuple(listed_bands(options.bands)) if options.bands else None
 
 
 def _out(options: argparse.Namespace, dataset: "ObjectDataset | None") -> Path | None:
@@ -122,7 +130,7 @@ def _search(
     assert out is not None
     root = Path(dataset.images) if dataset is not None else options.images
     names = [image.name for image in annotated.images] if annotated is not None else ImageFolder(root).names
-    bands = dataset.bands if dataset is not None else tuple(options.bands) if options.bands else None
+    bands = dataset.bands if dataset is not None else _bands(options)
     search = SelectiveSearch(options.mode, options.most, options.least_side, options.seed)
     if options.workers is not None and options.workers < 1:
         raise ConfigError(f"--workers {options.workers}: at least 1")
@@ -147,14 +155,15 @@ def _report(proposals: "Proposals", annotated: "AnnotationSet", options: argpars
     found = recall_report(
         [image.objects for image in images], [proposals.of(image.name) for image in images], annotated.labels.names
     )
-    if not found.all.objects:
-        print("\nNo image has an object that must be found, so there is no recall to report.")
-        return
-    print("\n" + "\n\n".join(_tables(found)))
+    if found.all.objects:
+        print("\n" + "\n\n".join(_tables(found)))
+    else:
+        curve = f", and no curve for {options.picture}" if options.picture else ""
+        print(f"\nNo image has an object that must be found, so there is no recall to report{curve}.")
     if options.json is not None:
         with whole_output(options.json, options.overwrite) as path:
             path.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
-    if options.picture is not None:
+    if options.picture is not None and found.all.objects:
         with whole_output(options.picture, options.overwrite) as path:
             path.write_text(recall_svg(found, f"{Path(proposals.source).name}: {proposals.method}"))
 

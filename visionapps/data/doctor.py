@@ -248,7 +248,7 @@ def _divided(items: Sequence[Photo], dataset: Dataset) -> tuple[list[Photo], lis
         weight = Weight(photo.size[0] * photo.size[1], photo.class_pixels)
         groups[photo.group] = groups[photo.group] + weight if photo.group in groups else weight
     try:
-        validating = divide(dataset.split, groups)
+        validating = divide(dataset.split, groups, blocks=True)
     except DataError as error:
         return list(items), [], [Problem("split", dataset.images, str(error), "error")]
     train = [photo for photo in items if photo.group not in validating]

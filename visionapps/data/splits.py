@@ -73,7 +73,7 @@ def cut_blocks(height: int, width: int, block_px: int) -> list[Window]:
     ]
 
 
-def divide(split: Split, groups: Mapping[str, Weight]) -> frozenset[str]:
+def divide(split: Split, groups: Mapping[str, Weight], *, blocks: bool = False) -> frozenset[str]:
     """Choose the groups that validate.
 
     Shuffled groups are taken as long as that brings the share of pixels closer to val_fraction; of many such draws the
@@ -82,6 +82,7 @@ def divide(split: Split, groups: Mapping[str, Weight]) -> frozenset[str]:
     Args:
         split: the share or the names that validate, and the seed.
         groups: what each group holds.
+        blocks: photos can be cut into blocks, which is told where there are too few groups.
 
     Returns:
         Names of the validation groups.
@@ -95,9 +96,10 @@ def divide(split: Split, groups: Mapping[str, Weight]) -> frozenset[str]:
     if split.val_fraction in (0, 1):
         return frozenset(names if split.val_fraction else ())
     if len(names) < 2:
+        cut = "cut blocks with split.block_px, " if blocks else ""
         raise DataError(
             f"split: all usable photos are one group ({', '.join(names)}), but training and validation need one each; "
-            "change split.group, cut blocks with split.block_px, or set split.val_fraction to 0"
+            f"change split.group, {cut}or set split.val_fraction to 0"
         )
     pixels = np.array([groups[n].pixels for n in names], np.float64)
     present = np.array([groups[n].class_pixels for n in names]) > 0  # (G, K)
