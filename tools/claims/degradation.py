@@ -4,8 +4,8 @@
     python tools/claims/degradation.py --full CIFAR_DIR --device cuda --steps 64000 --batch 128 --rate 0.1
 
 The claim (He et al. 2016, figure 6): of plain networks the deeper has the higher *training* error, so it is no
-overfitting; of residual networks the deeper has the lower. The recipe is
-the paper's in small; with its rate of 0.1 the ResNet-56 does not begin to learn within 300 steps.
+overfitting; of residual networks the deeper has the lower. The recipe is the paper's in small; with its rate of
+0.1 the ResNet-56 does not begin to learn within 300 steps.
 """
 
 import argparse

@@ -25,6 +25,8 @@ from tqdm import tqdm
 from visionapps.cli.table import render
 from visionapps.networks.cifar_resnet import cifar_resnet
 
+_BENT = 0.1  # second difference over the loss from which a point counts as bent down
+
 
 class Surface(NamedTuple):
     """The loss on a square of the plane through a trained network."""
@@ -59,7 +61,7 @@ def main() -> None:
     print(render(heads, rows))
     print(
         f"loss: in the middle and as median on circles around it; full reach is {options.reach}; bent down: share of "
-        "inner points where the surface of log(loss) is concave along a direction by more than a tenth"
+        f"inner points whose neighbours along a direction lie lower on average by {_BENT / 2:.0%} of the loss or more"
     )
     draw(surfaces, options.reach, options.out)
     print(options.out)
@@ -123,9 +125,8 @@ def numbers(surface: Surface, reach: float) -> tuple[str, str, str, str, str]:
     radius = np.hypot(*np.meshgrid(way, way))
     spacing = way[1] - way[0]
     rings = [np.median(surface.loss[np.abs(radius - r) <= spacing / 2]) for r in (reach / 2, reach)]
-    height = np.log(surface.loss)
-    bends = np.stack([np.diff(height, 2, axis=0)[:, 1:-1], np.diff(height, 2, axis=1)[1:-1]])
-    down = (bends.min(0) < -0.1).mean()
+    bends = np.stack([np.diff(surface.loss, 2, axis=0)[:, 1:-1], np.diff(surface.loss, 2, axis=1)[1:-1]])
+    down = (bends.min(0) < -_BENT * surface.loss[1:-1, 1:-1]).mean()
     middle = surface.loss[grid // 2, grid // 2]
     return (f"{surface.train_error:.1%}", *(f"{v:.3g}" for v in (middle, *rings)), f"{down:.0%}")
 
