@@ -199,7 +199,7 @@ def test_look_alikes_name_the_right_network_which_is_another():
         ("torchvision/fcn_resnet50", "without skips, not the FCN of Long et al. 2015; build visionapps.models.fcn8s"),
         ("vgg_F", "there is no such network; did you mean visionapps/vgg_"),
         ("visionapps/alexnett", "did you mean visionapps/alexnet"),
-        ("torchvision/resnet51", "did you mean torchvision/resnet50"),
+        ("torchvision/resnet_50", "did you mean torchvision/resnet50"),
         ("resnet_20", "did you mean visionapps/resnet20"),
         ("qqqqqqqqq", r"'qqqqqqqqq': there is no such network; `visionapps models` lists them"),
     ],

@@ -25,21 +25,28 @@ from visionapps.testing import TinyBackbone
 K = 3
 WIDTH = 16
 STRIDES = (1, 2, 4, 8, 16, 32)
-MOST = 100e6  # parameters and, at the small size of the test, multiply-adds of a network that is run here
-QUICK = ("visionapps/alexnet", "visionapps/resnet20", "resnet18")
-PYRAMIDS = [name for name, each in facts().items() if each["levels"]]
-MODEST = [name for name in PYRAMIDS if facts()[name]["parameters"] < 2 * MOST and "1202" not in name]
+MOST = 200e6  # parameters of a network that is run here
+QUICK = ("visionapps/resnet20",)
 _RUN: set[tuple[str, tuple[Level, ...]]] = set()
 
 
+def representatives() -> list[str]:
+    """Of the networks of one provider with the same levels and heads the one that costs least, if it is not huge."""
+    found: dict[tuple[str, ...], str] = {}
+    for name, each in sorted(facts().items(), key=lambda item: item[1]["multiply_adds"]):
+        if each["levels"] and each["parameters"] < MOST:
+            found.setdefault((name.rpartition("/")[0], str(each["levels"]), *each["heads"]), name)
+    return list(found.values())
+
+
 @pytest.mark.parametrize("name", QUICK)
-def test_every_head_that_the_table_allows_trains_on_common_networks(name):
+def test_every_head_that_the_table_allows_trains_on_a_small_network(name):
     run_all_heads(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in MODEST if name not in QUICK])
-def test_every_head_that_the_table_allows_trains_on_every_network(name):
+@pytest.mark.parametrize("name", [name for name in representatives() if name not in QUICK])
+def test_every_head_that_the_table_allows_trains_on_every_kind_of_pyramid(name):
     run_all_heads(name)
 
 
@@ -152,7 +159,7 @@ def test_an_impossible_head_says_so_before_anything_is_built(monkeypatch):
         raise AssertionError("the backbone was built")
 
     monkeypatch.setattr("visionapps.models.segmentation.pyramid", never)
-    with pytest.raises(ConfigError, match="needs a map of stride 32, but the backbone has strides 36"):
+    with pytest.raises(ConfigError, match="needs a map of stride 32, but the backbone has strides 6, 12, 36"):
         fcn8s("visionapps/overfeat_accurate", K)
     with pytest.raises(ConfigError, match="cannot be reached by halving"):
         unet("visionapps/overfeat_accurate", K)
