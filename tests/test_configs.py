@@ -7,7 +7,10 @@ import pytest
 import torch
 from PIL import Image
 
+from visionapps.backbones.classifiers import require_size
 from visionapps.data.crops import collate
+from visionapps.training.class_data import ClassificationData
+from visionapps.training.classification import ClassificationTask
 from visionapps.training.data import SegmentationData
 from visionapps.training.detection import DetectionTask
 from visionapps.training.object_data import DetectionData
@@ -41,6 +44,10 @@ def test_every_config_builds_without_network(config: Path, tmp_path: Path):
         assert isinstance(data, DetectionData)
         assert task.model.num_classes == len(data.dataset.classes)
         assert task.model.needs_proposals == (data.dataset.proposals is not None)
+    elif isinstance(task, ClassificationTask):
+        assert isinstance(data, ClassificationData)
+        assert task.model.num_classes == len(data.dataset.classes or ())
+        require_size(task.model.network, data.view.side, 3, where=config.stem)
     else:
         assert isinstance(task, SegmentationTask)
         assert isinstance(data, SegmentationData)
