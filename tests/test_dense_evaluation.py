@@ -161,6 +161,15 @@ def test_an_answer_that_is_not_the_head_on_the_map_is_refused() -> None:
         DenseClassifier(Classifier(_TwoAnswers(), InputSpec(), 5))
 
 
+def test_windows_have_the_size_of_the_map_of_training_images() -> None:
+    head = nn.Sequential(nn.AdaptiveMaxPool2d(2), nn.Flatten(), nn.Linear(24, 5))
+    model = of(nn.Conv2d(3, 6, 3, stride=2, padding=1), head, 224)
+    dense = DenseClassifier(model, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(dense(raw(16)), model(raw(16)))
+        assert dense.scores(raw(22)).shape == (1, 5, 4, 4)
+
+
 def test_an_image_below_the_native_size_of_connected_layers_is_refused() -> None:
     model = of(nn.Conv2d(3, 6, 3, stride=2, padding=1), ConnectedHead((6, 8, 8), (), 5), 16)
     with pytest.raises(ConfigError, match=r"12 x 20 px give a map of 6 x 10.*smallest legal size is 16 x 16 px"):

@@ -24,24 +24,26 @@ _TOLERANCE = 1e-3  # of the greatest logit, by which sums in another order may d
 
 
 class DenseClassifier(nn.Module):
-    """A classifier for images of any size from its native one on, with the same weights.
+    """A classifier for images of any size from the one on that it was trained with, with the same weights.
 
     A head of fully connected layers becomes convolutions, or is applied to every window of the map that has the size
-    of the map of a native image. A head that averages the map and ends in a linear layer is applied to every position.
-    Either way an image of native size gets exactly the scores that the classifier gives it, which is checked here.
+    of the map of a training image. A head that averages the map and ends in a linear layer is applied to every
+    position. Either way an image of that size gets exactly the scores that the classifier gives it, as is checked here.
 
     Args:
         classifier: put into evaluation mode; its weights are shared, not copied.
+        side: of the square images that it was trained with, in pixels; None: those it was published for.
 
     Raises:
         ConfigError: the classifier does not work on a map of positions, and why.
     """
 
-    def __init__(self, classifier: Classifier) -> None:
+    def __init__(self, classifier: Classifier, side: int | None = None) -> None:
         super().__init__()
+        self.side = side or classifier.network.native
         self.classifier = classifier.eval()
         self.where = name_of(classifier)
-        self.slid = _slide(classifier.network, len(classifier.spec.bands), self.where)
+        self.slid = _slide(classifier.network, len(classifier.spec.bands), self.side, self.where)
 
     def scores(self, image: Tensor) -> Tensor:
         """Class scores at every position where the head fits.
@@ -64,7 +66,7 @@ class DenseClassifier(nn.Module):
             raise ConfigError(
                 f"{self.where}: {image.shape[2]} x {image.shape[3]} px give a map of {features.shape[2]} x "
                 f"{features.shape[3]}, but the head needs {least[0]} x {least[1]}; the smallest legal size is "
-                f"{network.native} x {network.native} px: enlarge the image"
+                f"{self.side} x {self.side} px: enlarge the image"
             )
         found: Tensor = self.slid(features)
         return found.float()
@@ -140,9 +142,8 @@ def name_of(classifier: Classifier) -> str:
 
 
 @torch.inference_mode()
-def _slide(network: Network, bands: int, where: str) -> _Slid:
+def _slide(network: Network, bands: int, side: int, where: str) -> _Slid:
     """The head of a network at every position, found and then checked by looking at what the network does."""
-    side = network.native
     reference = next((p for p in network.parameters()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, bands, side, side, generator=generator).to(reference)

@@ -21,20 +21,27 @@ if TYPE_CHECKING:
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options that only classifiers have."""
+    from visionapps.cli import evaluate_testing
+
     group = parser.add_argument_group("classifiers")
     group.add_argument(
         "--classes-of", type=Path, metavar="PATH", help="folder of a folder per class, CSV list (image,class), or CIFAR"
     )
     group.add_argument("--pictures", type=Path, metavar="DIR", help="draw confusion and worst photos there")
+    evaluate_testing.add_options(parser)
 
 
 def wanted(options: argparse.Namespace) -> bool:
     """Whether a classifier is to be evaluated."""
+    from visionapps.cli import evaluate_testing
     from visionapps.cli.predict_classes import is_classifier
 
     classifies = options.bundle is not None and is_classifier(options.bundle)
     if options.classes_of is not None and not classifies:
         raise ConfigError("--classes-of: needs the bundle of a classifier; see --help")
+    looks = evaluate_testing.given(options)
+    if looks and not classifies:
+        raise ConfigError(f"{', '.join(looks)}: say how a classifier looks at photos; give the bundle of one")
     return classifies
 
 
@@ -47,18 +54,19 @@ def run(options: argparse.Namespace) -> int:
         refuse_existing(options.json, options.overwrite)
     if options.pictures is not None:
         refuse_existing(options.pictures, options.overwrite)
+    from visionapps.cli import evaluate_testing
     from visionapps.inference.bundle import load
-    from visionapps.inference.classifying import ClassPredictor
     from visionapps.training.class_report import draw_class_evaluation, judge_photos
 
     bundle = load(options.bundle)
     photos = photos_of(options, bundle)
-    predictor = ClassPredictor([bundle], device=options.device, precision=options.precision, batch=options.batch or 32)
-    scores, answers = judge_photos([bundle], photos, predictor=predictor)
-    print(class_table(bundle.labels, scores))
+    tester = evaluate_testing.make_tester(bundle, options)
+    scores, answers = judge_photos([bundle], photos, predictor=tester)
+    print(f"{class_table(bundle.labels, scores)}\n\n{evaluate_testing.costs(tester)}")
     if options.json is not None:
         with whole_output(options.json, options.overwrite) as path:
-            path.write_text(json.dumps(scores.to_dict(bundle.labels.names), indent=1) + "\n")
+            summary = scores.to_dict(bundle.labels.names) | {"testing": evaluate_testing.summary(tester)}
+            path.write_text(json.dumps(summary, indent=1) + "\n")
     if options.pictures is not None:
         with whole_output(options.pictures, options.overwrite) as folder:
             folder.mkdir()

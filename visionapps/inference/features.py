@@ -77,8 +77,8 @@ def last_layer(classifier: Classifier) -> nn.Linear:
     layer = next(alike, None)
     if layer is None or layer.bias is None:
         raise ConfigError(
-            f"{name_of(classifier)}: its answer is not that of one linear layer with biases, which a probe would replace "
-            "(but of a convolution, several exits, or a rule of its own); probe a map of its pyramid with --stride"
+            f"{name_of(classifier)}: its answer is not that of one linear layer with biases, which a probe would "
+            "replace (but of a convolution, several exits, or a rule of its own); probe a map of its pyramid: --stride"
         )
     return layer
 

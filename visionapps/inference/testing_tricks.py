@@ -63,7 +63,7 @@ class PhotoTester(ClassPredictor):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._dense = [DenseClassifier(model) if self.plan.dense else None for model, _ in self._models]
+        self._dense = [DenseClassifier(model, frame.side) if self.plan.dense else None for model, frame in self._models]
 
     def probabilities(self, images: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """Classify photos one after the other; squares of several photos share a batch.
