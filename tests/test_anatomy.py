@@ -216,5 +216,7 @@ def test_the_verb_shows_layers_totals_and_json(capsys):
     assert "--size 0: must be at least 1" in capsys.readouterr().err
     assert main(["models", "clarifai"]) == 1
     assert "no public definition" in capsys.readouterr().err
+    assert main(["models", "unett"]) == 1
+    assert "or the model unet?" in capsys.readouterr().err
     assert main(["models", "visionapps/vggd"]) == 1
     assert "did you mean visionapps/vgg_d" in capsys.readouterr().err

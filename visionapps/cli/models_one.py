@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import difflib
 import inspect
 import json
 from collections.abc import Callable, Mapping
@@ -29,8 +30,21 @@ def describe(options: argparse.Namespace) -> str:
 
         if options.name in WIRINGS:
             return _describe_model(WIRINGS[options.name])
+        if close := difflib.get_close_matches(options.name, WIRINGS, n=1):
+            _require_network(options.name, f"; or the model {close[0]}?")
     facts = _facts(options)
     return json.dumps(facts, indent=2) if options.json else _text(facts)
+
+
+def _require_network(name: str, hint: str) -> None:
+    """Refuse a name of timm that it does not have, with what else could be meant."""
+    from visionapps.backbones.classifiers import classifier_spec, published_frame
+
+    try:
+        classifier_spec(name)
+        published_frame(name)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{hint}") from error
 
 
 def _describe_model(function: Callable[..., Any]) -> str:
