@@ -460,8 +460,8 @@ def test_the_first_output_of_googlenet_is_its_answer_and_the_others_are_of_4a_an
             head = network.auxiliaries[step]
             pooled = F.avg_pool2d(network.features[:end](image), 5, 3)
             reduced = F.relu(F.conv2d(pooled, head.reduce[1].weight, head.reduce[1].bias)).flatten(1)
-            hidden = F.relu(F.linear(reduced, head.layers[0].weight, head.layers[0].bias))
-            agree(logits, F.linear(hidden, head.layers[3].weight, head.layers[3].bias))
+            hidden = F.relu(F.linear(reduced, head.layers[1].weight, head.layers[1].bias))
+            agree(logits, F.linear(hidden, head.layers[4].weight, head.layers[4].bias))
 
 
 def test_bn_inception_has_the_maps_of_its_figure_and_the_published_count_with_biases():
