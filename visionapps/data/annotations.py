@@ -175,9 +175,10 @@ def _matching(table: ObjectTable, dataset: ObjectDataset, spread: bool) -> Match
         keys = dataset.leave_out, dataset.ignore, dataset.annotations
         return match_classes(table.categories, dataset.classes, *keys, spread=spread)
     except ConfigError as error:
-        if not table.notes:
+        lost = [note.message for note in table.notes if note.kind == "unreadable"]
+        if not lost:
             raise
-        text = f"{table.notes[0].message} ({len(table.notes)} such places)"
+        text = f"{lost[0]} ({len(lost)} such places)"
         raise DataError(f"{text}; {str(error).removeprefix(f'{dataset.annotations}: ')}") from error
 
 
