@@ -164,7 +164,7 @@ class FeatureStore:
 
     def _fitting(self, rows: np.ndarray, what: str) -> np.ndarray:
         greatest = float(np.abs(rows).max())
-        if not np.isfinite(greatest) or greatest > np.finfo(self.digits).max:
+        if not greatest <= float(np.finfo(self.digits).max):  # nor where it is no number
             raise DataError(
                 f"features of {what} photos: one is {greatest:g}, which {self.digits} does not hold; "
                 "choose float32, or check the weights"
