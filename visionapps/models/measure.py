@@ -13,7 +13,8 @@ from visionapps.backbones.own_pyramid import none_wanted
 from visionapps.errors import ConfigError
 from visionapps.models.heads import HEADS, Head, complaint, refusal
 from visionapps.networks.base import Network
-from visionapps.networks.catalogue import OWN, PREFIX, Entry
+from visionapps.networks.catalogue import OWN, PREFIX
+from visionapps.networks.others import Entry
 from visionapps.structures import Level
 
 _STRIDES = (1, 2, 4, 8, 16, 32)
