@@ -1,6 +1,7 @@
 """The verbs export, predict and evaluate, as a person types them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -100,13 +101,14 @@ def test_one_bad_file_does_not_stop_the_others_and_is_reported_with_its_reason(
 
 
 def test_existing_maps_are_refused_before_anything_is_loaded_or_computed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     Image.fromarray(picture(40, 40)).save(tmp_path / "a.jpg")
     (tmp_path / "maps").mkdir()
     (tmp_path / "maps" / "a.png").write_text("precious")
-    no_bundle = str(tmp_path / "not-even-a-bundle")
-    assert main(["predict", no_bundle, str(tmp_path / "a.jpg"), "--out", str(tmp_path / "maps")]) == 1
+    shutil.copytree(bundle, tmp_path / "bundle")
+    (tmp_path / "bundle" / "weights.safetensors").write_bytes(b"")  # nobody gets that far
+    assert main(["predict", str(tmp_path / "bundle"), str(tmp_path / "a.jpg"), "--out", str(tmp_path / "maps")]) == 1
     assert "a.png: exists already" in capsys.readouterr().err
     assert (tmp_path / "maps" / "a.png").read_text() == "precious"
 

@@ -248,3 +248,8 @@ def test_two_images_of_one_name_need_runs_of_their_own(
     assert predict(bundle, *both, "--out", tmp_path / "out", "--form", "coco") == 0
     images = json.loads((tmp_path / "out" / "images.json").read_text())["images"]
     assert [image["file_name"] for image in images] == ["one/a.tif", "two/a.tif"]
+
+
+def test_a_bundle_that_is_not_there_is_the_first_thing_that_is_told(tmp_path, capsys):
+    assert main(["predict", str(tmp_path / "nothing"), "x.png", "--out", str(tmp_path / "o"), "--form", "coco"]) == 1
+    assert "nothing: no such bundle; expected a folder that `visionapps export` wrote" in capsys.readouterr().err

@@ -34,9 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def wanted(options: argparse.Namespace) -> bool:
     """Whether a classifier is to be evaluated."""
     from visionapps.cli import evaluate_testing
-    from visionapps.cli.predict_classes import is_classifier
+    from visionapps.inference.bundle import purpose_of
 
-    classifies = options.bundle is not None and is_classifier(options.bundle)
+    classifies = options.bundle is not None and purpose_of(options.bundle) == "classification"
     if options.classes_of is not None and not classifies:
         raise ConfigError("--classes-of: needs the bundle of a classifier; see --help")
     looks = evaluate_testing.given(options)

@@ -93,12 +93,14 @@ def run(options: argparse.Namespace) -> int:
 
     keep_freed_memory()  # before the first tensor
     from visionapps.cli import predict_classes, predict_objects
+    from visionapps.inference.bundle import purpose_of
 
-    if predict_classes.takes(options, options.parser):
+    purpose = purpose_of(options.bundle)
+    predict_classes.refuse_other_options(options, options.parser, classifier=purpose == "classification")
+    if purpose == "classification":
         return predict_classes.run(options)
-    detector = predict_objects.is_detector(options.bundle)
-    predict_objects.refuse_other_options(options, options.parser, detector=detector)
-    if detector:
+    predict_objects.refuse_other_options(options, options.parser, detector=purpose == "detection")
+    if purpose == "detection":
         return predict_objects.run(options)
     jobs = _jobs(options)
     if not jobs:

@@ -28,37 +28,17 @@ def add_class_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--top", type=int, default=5, metavar="N", help="answers per photo (5)")
 
 
-def is_classifier(folder: Path) -> bool:
-    """Whether a bundle holds a classifier; what cannot be read is left to those who load it."""
-    import yaml
-
-    from visionapps.inference.bundle import MODEL
-    from visionapps.models import CLASSIFIERS
-
-    try:
-        head = yaml.safe_load((folder / MODEL).read_text())
-        return head["recipe"]["model"] in CLASSIFIERS
-    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
-        return False
-
-
-def takes(options: argparse.Namespace, parser: argparse.ArgumentParser) -> bool:
-    """Whether the bundle is a classifier.
-
-    Raises:
-        ConfigError: an option makes no sense for this kind of model.
-    """
+def refuse_other_options(options: argparse.Namespace, parser: argparse.ArgumentParser, *, classifier: bool) -> None:
+    """Raise ConfigError where an option makes no sense for this kind of model."""
     from visionapps.cli.predict_objects import BOXES_ONLY, MAPS_ONLY
 
-    classifies = is_classifier(options.bundle)
     others = (*MAPS_ONLY, *BOXES_ONLY, "tile", "overlap", "aoi", "gsd", "scale", "nodata")
-    wrong = [name for name in others if name != "member"] if classifies else ["top"]
+    wrong = [name for name in others if name != "member"] if classifier else ["top"]
     given = [name for name in wrong if getattr(options, name) != parser.get_default(name)]
     if given:
         names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
-        what, other = ("a classifier", "maps and boxes") if classifies else ("no classifier", "classifiers")
+        what, other = ("a classifier", "maps and boxes") if classifier else ("no classifier", "classifiers")
         raise ConfigError(f"{options.bundle}: holds {what}; leave out {names}, which {other} alone have")
-    return classifies
 
 
 def run(options: argparse.Namespace) -> int:

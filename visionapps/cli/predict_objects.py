@@ -50,20 +50,6 @@ def add_object_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--ids", type=Path, metavar="FILE", help="COCO file whose numbers of images are used")
 
 
-def is_detector(folder: Path) -> bool:
-    """Whether a bundle holds a detector; what cannot be read is left to those who load it."""
-    import yaml
-
-    from visionapps.inference.bundle import MODEL
-    from visionapps.models import DETECTORS
-
-    try:
-        head = yaml.safe_load((folder / MODEL).read_text())
-        return head["recipe"]["model"] in DETECTORS
-    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError):
-        return False
-
-
 def refuse_other_options(options: argparse.Namespace, parser: argparse.ArgumentParser, *, detector: bool) -> None:
     """Raise ConfigError where an option makes no sense for this kind of model."""
     wrong = MAPS_ONLY if detector else BOXES_ONLY

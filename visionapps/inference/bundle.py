@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -22,7 +22,7 @@ from visionapps.detection.base import Detector, Limits
 from visionapps.errors import OutputError, VisionAppsError, WeightsError
 from visionapps.files import whole_output
 from visionapps.inference.packed import pack_state, unpack_state
-from visionapps.models import build
+from visionapps.models import CLASSIFIERS, DETECTORS, SEGMENTORS, build
 from visionapps.segmentation.base import Segmentor
 from visionapps.structures import Frame, InputSpec, LabelSpace, Rescale
 
@@ -32,6 +32,12 @@ MODEL, WEIGHTS, CARD = "model.yaml", "weights.safetensors", "card.json"
 CHECKPOINT_KEY = "visionapps"  # what a training checkpoint says about its model stands under this key
 _PACKED = "packed"  # names of packed tensors, as JSON in the header of the weights
 _PREFIX = "model."  # where a Lightning task keeps its model
+Purpose = Literal["segmentation", "detection", "classification"]
+_MODELS: Mapping[Purpose, Mapping[str, Any]] = {
+    "segmentation": SEGMENTORS,
+    "detection": DETECTORS,
+    "classification": CLASSIFIERS,
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,6 +184,30 @@ def load(folder: Path) -> Bundle:
     Raises:
         WeightsError: a file is missing, damaged, of another version, or does not fit the model.
     """
+    head = _read_head(folder)
+    card = _mapping(folder / CARD, json.loads, json.JSONDecodeError)
+    packed = head["format"] == PACKED_FORMAT
+    return _assemble({**head, "packed": packed}, _weights(folder / WEIGHTS, packed=packed), card, where=folder / MODEL)
+
+
+def purpose_of(folder: Path) -> Purpose:
+    """What a bundle is for, without reading its weights.
+
+    Raises:
+        WeightsError: a file is missing, damaged or of another version, or a model that is not known here.
+    """
+    recipe = _read_head(folder).get("recipe")
+    name = recipe.get("model") if isinstance(recipe, Mapping) else None
+    for purpose, models in _MODELS.items():
+        if name in models:
+            return purpose
+    raise WeightsError(
+        f"{folder / MODEL}: this version of visionapps has no model {name!r}; use the version that wrote the bundle"
+    )
+
+
+def _read_head(folder: Path) -> dict[str, Any]:
+    """model.yaml of a bundle whose files are all there."""
     if not folder.is_dir():
         raise WeightsError(f"{folder}: no such bundle; expected a folder that `visionapps export` wrote")
     missing = [name for name in (MODEL, WEIGHTS, CARD) if not (folder / name).is_file()]
@@ -189,9 +219,7 @@ def load(folder: Path) -> Bundle:
             f"{folder / MODEL}: bundle format {head.get('format')!r}, but visionapps {__version__} reads {FORMAT} and "
             f"{PACKED_FORMAT}; export the checkpoint again with this version, or install the one that wrote the bundle"
         )
-    card = _mapping(folder / CARD, json.loads, json.JSONDecodeError)
-    packed = head["format"] == PACKED_FORMAT
-    return _assemble({**head, "packed": packed}, _weights(folder / WEIGHTS, packed=packed), card, where=folder / MODEL)
+    return head
 
 
 def _weights(path: Path, *, packed: bool) -> dict[str, Tensor]:
