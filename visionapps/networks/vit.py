@@ -145,7 +145,7 @@ class Encoder(nn.Module):
         """(1, 1 + h w, D), resampled where the map is not the one that they were made for."""
         if (height, width) == (self.side, self.side):
             return self.position
-        grid = self.position[:, 1:].transpose(1, 2).unflatten(2, (self.side, self.side)).float()
+        grid = self.position[:, 1:].transpose(1, 2).reshape(1, -1, self.side, self.side).float()
         resampled = F.interpolate(grid, size=(height, width), mode="bicubic", antialias=True)
         patches = resampled.flatten(2).transpose(1, 2).to(self.position.dtype)
         return torch.cat([self.position[:, :1], patches], 1)
