@@ -16,11 +16,12 @@ from typing import Any, Literal, cast
 
 import numpy as np
 
-from visionapps.errors import ConfigError
+from visionapps.errors import ConfigError, DataError
 from visionapps.files import is_full, output_error, whole_output
 from visionapps.inference.block_cache import BLOCK_CACHE
 from visionapps.inference.rasters import root_cause
 from visionapps.inference.sources import INVALID, Source
+from visionapps.windows import Window
 
 Compression = Literal["deflate", "zstd"]
 BLOCK = 512  # side of the blocks, in pixels
@@ -76,6 +77,8 @@ class Kind:
 LABELS = Kind(INVALID, level=5, predictor=1, interleave="pixel", resampling="mode")
 QUANTITIES = Kind(INVALID, level=1, predictor=2, interleave="band", resampling="average")
 PICTURE = Kind(None, level=1, predictor=2, interleave="pixel", resampling="average")
+# Probabilities: 0 counts as nothing, so that blocks where a class is nowhere take no room.
+SCORES = Kind(0, level=1, predictor=2, interleave="band", resampling="average")
 
 
 class TiffRows:
@@ -213,6 +216,22 @@ def tiff_file(
             rows.complete()
         finally:
             rows.close()
+
+
+def read_tiff(path: Path, window: Window) -> np.ndarray:
+    """All bands of a window of a file that was written here: (N, h, w).
+
+    Raises:
+        DataError: it is missing or damaged.
+    """
+    from rasterio.errors import RasterioError
+    from rasterio.windows import Window as Frame
+
+    try:
+        with _open(path) as dataset:
+            return np.asarray(dataset.read(window=Frame(window.col, window.row, window.width, window.height)))
+    except (OSError, RasterioError) as error:
+        raise DataError(f"{path}: cannot be read ({root_cause(error)}); write it anew") from error
 
 
 def _create(part: Path, source: Source, kind: Kind, bands: int, options: MapOptions) -> Any:
