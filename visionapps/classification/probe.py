@@ -234,4 +234,4 @@ def _chunks(features: np.ndarray, rows: np.ndarray | None) -> Iterator[tuple[Ten
     for start in range(0, count, step):
         span = slice(start, min(start + step, count))
         part = features[span] if rows is None else features[rows[span]]
-        yield torch.from_numpy(np.asarray(part, np.float32)), span
+        yield torch.from_numpy(np.array(part, np.float32)), span  # a copy: memory maps cannot be written
