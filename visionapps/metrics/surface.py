@@ -137,7 +137,7 @@ class BoundaryIoU:
 
 
 def rim(mask: Mask, width: int) -> Mask:
-    """Pixels of a (h, w) mask that have one outside it, or outside the array, at most ``width`` rows and columns away."""
+    """Pixels of a (h, w) mask with one outside it, or outside the array, at most ``width`` rows and columns away."""
     from scipy import ndimage
 
     inner = mask.astype(np.uint8)
