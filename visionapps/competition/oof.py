@@ -54,6 +54,7 @@ class OofStore:
         self.fingerprint: str = head["dataset"]  # FoldPlan.fingerprint
         self.k: int = head["k"]
         self.size: tuple[int, int] | None = tuple(head["size"]) if head["size"] else None  # of all photos; None: theirs
+        self.how: dict[str, Any] = dict(head.get("how") or {})
         self.expected: dict[str, int] = {name: int(fold) for name, fold in head["folds"].items()}
         self.members: dict[int, dict[str, Any]] = {number: dict(fold["member"]) for number, fold in folds.items()}
         self.photos = {
@@ -170,7 +171,13 @@ class OofWriter:
     """Writes a store, fold by fold. Each fold appears whole or not at all."""
 
     def __init__(
-        self, folder: Path, *, labels: LabelSpace, plan: FoldPlan, size: tuple[int, int] | None = None
+        self,
+        folder: Path,
+        *,
+        labels: LabelSpace,
+        plan: FoldPlan,
+        size: tuple[int, int] | None = None,
+        how: Mapping[str, Any] | None = None,
     ) -> None:
         """
         Args:
@@ -178,9 +185,10 @@ class OofWriter:
             labels: the classes of the planes.
             plan: which photo belongs to which fold.
             size: (H, W) that all scores and truths are stored in; None: each photo's own.
+            how: plain data that says how all folds are predicted (views, precision).
 
         Raises:
-            OutputError: the folder holds a store of another plan, other classes or another size.
+            OutputError: the folder holds a store of another plan, other classes, another size, or predicted otherwise.
         """
         self.folder = folder
         self._labels, self._plan, self._size = labels, plan, size
@@ -191,6 +199,7 @@ class OofWriter:
             "dataset": plan.fingerprint,
             "k": plan.k,
             "size": list(size) if size else None,
+            "how": dict(how or {}),
             "folds": dict(sorted(plan.folds.items())),
         }
         if (folder / INDEX).exists():
@@ -290,20 +299,21 @@ def as_levels(scores: np.ndarray) -> np.ndarray:
     """Probabilities in [0, 1] as uint8 = round(255 * p); uint8 as it is."""
     if scores.dtype == np.uint8:
         return scores
-    return np.rint(np.clip(scores, 0, 1) * LEVELS).astype(np.uint8)
+    return np.asarray(np.rint(np.clip(scores, 0, 1) * LEVELS).astype(np.uint8))
 
 
 def _resized(plane: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    return resize_image(plane[..., None], size).reshape(size)
+    return np.asarray(resize_image(plane[..., None], size)).reshape(size)
 
 
 def _require_same(folder: Path, head: dict[str, Any]) -> None:
     """Raise OutputError unless a store has this very head."""
     old = _read_json(folder / INDEX, "cannot be gone on with")
-    for key, what in (("plan", "fold plan"), ("labels", "classes"), ("size", "size"), ("format", "format")):
+    kinds = {"plan": "another fold plan", "labels": "other classes", "size": "another size", "how": "other views"}
+    for key, what in (kinds | {"format": "another format"}).items():
         if old.get(key) != head[key]:
             raise OutputError(
-                f"{folder}: holds out-of-fold predictions of another {what}; choose another folder, or remove it"
+                f"{folder}: holds out-of-fold predictions of {what}; choose another folder with --oof, or remove it"
             )
 
 

@@ -288,7 +288,7 @@ def _divided(doctor: _Doctor, photos: Sequence[ClassPhoto], classes: int) -> tup
     """Cut the validation off. Without groups that is done class by class, so that shares are kept."""
     split = doctor.dataset.split
     try:
-        if split.group is None and not split.val_groups:
+        if split.group is None and split.plan is None and not split.val_groups:
             chosen = _share_of_each(photos, classes, split.val_fraction, split.seed)
             return [p for i, p in enumerate(photos) if i not in chosen], [photos[i] for i in sorted(chosen)]
         groups: dict[str, Weight] = {}

@@ -90,6 +90,9 @@ class Split:
         block_px: cut each photo into blocks of this side, a multiple of 64; each block is a group.
         block_m: georeferenced photos: one group per square of the map with this side in metres.
         seed: of the draw.
+        plan: file of a fold plan that says which photos validate, instead of a draw; groups must be formed as the plan
+            has them. See ``visionapps folds``.
+        fold: of the plan that validates, from 0; the other folds train.
     """
 
     group: str | None = None
@@ -98,9 +101,15 @@ class Split:
     block_px: int | None = None
     block_m: float | None = None
     seed: int = 0
+    plan: str | None = None
+    fold: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "val_groups", tuple(self.val_groups))
+        if self.plan is not None and self.val_groups:
+            raise ConfigError("split: plan and val_groups are two ways to say what validates; keep one")
+        if self.fold < 0:
+            raise ConfigError(f"split.fold: {self.fold} must be at least 0")
         ways = [name for name in ("group", "block_px", "block_m") if getattr(self, name) is not None]
         if len(ways) > 1:
             raise ConfigError(f"split: {' and '.join(ways)} are two ways to form groups; keep one")

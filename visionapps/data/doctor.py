@@ -15,7 +15,7 @@ from visionapps.data.images import read_header
 from visionapps.data.ingest import Ingest
 from visionapps.data.labels import MaskCoding
 from visionapps.data.likeness import SIDE, near_duplicates
-from visionapps.data.splits import Weight, cut_blocks, divide, group_name
+from visionapps.data.splits import Weight, beyond_buffer, cut_blocks, divide, group_name
 from visionapps.data.store import Entry, Photo, Store
 from visionapps.errors import DataError
 from visionapps.windows import Window
@@ -249,9 +249,9 @@ def _divided(items: Sequence[Photo], dataset: Dataset) -> tuple[list[Photo], lis
         groups[photo.group] = groups[photo.group] + weight if photo.group in groups else weight
     try:
         validating = divide(dataset.split, groups, blocks=True)
+        train = beyond_buffer(dataset.split, [photo for photo in items if photo.group not in validating])
     except DataError as error:
         return list(items), [], [Problem("split", dataset.images, str(error), "error")]
-    train = [photo for photo in items if photo.group not in validating]
     return train, [photo for photo in items if photo.group in validating], []
 
 

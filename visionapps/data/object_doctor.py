@@ -17,7 +17,7 @@ from visionapps.data.images import read_header
 from visionapps.data.likeness import SIDE, near_duplicates
 from visionapps.data.object_dataset import ObjectDataset, ObjectPhoto, ObjectPolicies
 from visionapps.data.object_store import PhotoIngest, blank_entry
-from visionapps.data.splits import Weight, divide, group_name
+from visionapps.data.splits import Weight, beyond_buffer, divide, group_name
 from visionapps.data.store import Entry, Store
 from visionapps.errors import DataError
 from visionapps.structures import LabelSpace
@@ -265,9 +265,9 @@ def _divided(
         groups[photo.group] = groups[photo.group] + weight if photo.group in groups else weight
     try:
         validating = divide(dataset.split, groups)
+        train = beyond_buffer(dataset.split, [photo for photo in photos if photo.group not in validating])
     except DataError as error:
         return list(photos), [], [Problem("split", dataset.images, str(error), "error")]
-    train = [photo for photo in photos if photo.group not in validating]
     return train, [photo for photo in photos if photo.group in validating], []
 
 

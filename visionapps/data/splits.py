@@ -4,12 +4,16 @@ import difflib
 import itertools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 
 from visionapps.data.dataset import Split
+from visionapps.data.folds import FoldPlan
+from visionapps.data.store import Photo
 from visionapps.errors import DataError
 from visionapps.structures import GeoRef
 from visionapps.windows import Window
@@ -17,6 +21,14 @@ from visionapps.windows import Window
 _TRIES = 100  # draws among which the first that shows every class on both sides wins
 _TOLERANCE = 0.5  # such a draw may miss the wanted share by half of it
 _METRES_PER_DEGREE = 111_320.0  # of latitude
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+P = TypeVar("P", bound=_Named)
 
 
 @dataclass(frozen=True)
@@ -91,6 +103,8 @@ def divide(split: Split, groups: Mapping[str, Weight], *, blocks: bool = False) 
         DataError: a named group does not exist, or one side would be empty.
     """
     names = sorted(groups)
+    if split.plan is not None:
+        return _planned(split).validating(split.fold, names)
     if split.val_groups:
         return _named(split, names)
     if split.val_fraction in (0, 1):
@@ -116,6 +130,43 @@ def divide(split: Split, groups: Mapping[str, Weight], *, blocks: bool = False) 
             best = (score, chosen)
     assert best is not None
     return frozenset(name for name, validates in zip(names, best[1].tolist(), strict=True) if validates)
+
+
+def beyond_buffer(split: Split, train: Sequence[P]) -> list[P]:
+    """The training photos of a fold without those that its plan keeps as a buffer around what validates.
+
+    Args:
+        split: names a plan; without one, nothing is left out.
+        train: photos, or blocks of photos, of which a part may lie in the buffer.
+
+    Raises:
+        DataError: the plan cannot be read, or all of them lie in the buffer.
+    """
+    if split.plan is None:
+        return list(train)
+    plan = _planned(split)
+    excluded, trimmed = frozenset(plan.excluded.get(split.fold, ())), plan.trimmed.get(split.fold, {})
+    kept = [photo for photo in train if photo.name not in excluded]
+    if train and not kept:
+        raise DataError(f"{split.plan}: all photos that train in fold {split.fold} lie in the buffer; make it smaller")
+    for place, photo in enumerate(kept):
+        if isinstance(photo, Photo) and photo.name in trimmed:
+            kept[place] = cast(P, photo.cut(trimmed[photo.name]))
+    return kept
+
+
+def _planned(split: Split) -> FoldPlan:
+    """The plan of a split, made for groups that are formed in the same way."""
+    assert split.plan is not None
+    plan = FoldPlan.load(Path(split.plan))
+    for key in ("group", "block_px", "block_m"):
+        own, planned = getattr(split, key), plan.rule.get(key)
+        if own != planned:
+            raise DataError(
+                f"{split.plan}: was made with split.{key} {planned}, but the dataset has {own}; set split.{key} to "
+                f"{'null' if planned is None else repr(planned)}, or make a new plan"
+            )
+    return plan
 
 
 def _named(split: Split, names: list[str]) -> frozenset[str]:

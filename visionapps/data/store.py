@@ -12,7 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -103,11 +103,24 @@ class Photo:
         """(h, w) uint8 labels of a window that is relative to this item and inside it."""
         return np.array(_array(self.folder, "labels")[self._inside(window).slices])
 
+    def cut(self, window: Window) -> "Photo":
+        """Only a part of this item, a window of the stored photo that begins on the CELL grid."""
+        part = replace(self, window=window)
+        return replace(part, class_pixels=tuple(part.presence.sum((0, 1), dtype=np.int64).tolist()))
+
     def _inside(self, window: Window) -> Window:
         moved = window.shift(self.window.row, self.window.col)
         if moved.intersect(self.window) != moved:
             raise ConfigError(f"{self.name}: {window} is not inside the photo of {self.size[0]} x {self.size[1]} px")
         return moved
+
+
+def likeness(folder: str) -> tuple[float, ...]:
+    """The small grey picture of a stored photo, row by row; empty where it is not stored any more."""
+    try:
+        return tuple(json.loads((Path(folder) / "entry.json").read_text())["likeness"])
+    except (OSError, ValueError, KeyError):
+        return ()
 
 
 @lru_cache(maxsize=_OPEN_FILES)
