@@ -87,37 +87,17 @@ def fit_probe(
     _check(features, labels, num_classes, l2, rows)
     mean, std = _moments(features, rows)
     targets = torch.from_numpy(np.asarray(labels if rows is None else labels[rows], np.int64))
-    count, width = len(targets), features.shape[1]
+    width = features.shape[1]
     theta = torch.zeros(num_classes, width + 1, dtype=torch.float64)
     if start is not None:
         theta[:, :width] = start.weight * std
         theta[:, width] = start.bias + start.weight.double() @ mean
-    theta.requires_grad_()
-    search = torch.optim.LBFGS(
-        [theta],
-        max_iter=most_steps,
-        max_eval=2 * most_steps,
-        tolerance_grad=_GRADIENT,
-        tolerance_change=1e-10,
-        history_size=_HISTORY,
-        line_search_fn="strong_wolfe",
-    )
-    seen = _Seen()
-
-    def closure() -> Tensor:
-        loss, gradient = _loss(theta.detach(), features, rows, targets, mean, std)
-        penalty = l2 * theta.detach()
-        penalty[:, width] = 0
-        theta.grad = gradient / count + penalty
-        seen.loss, seen.gradient = loss / count, float(theta.grad.abs().max())
-        return torch.tensor(seen.loss + float((theta.detach()[:, :width] ** 2).sum()) * l2 / 2, dtype=torch.float64)
-
-    search.step(closure)
-    closure()
-    weight = theta.detach()[:, :width] / std
-    bias = theta.detach()[:, width] - weight @ mean
-    steps = int(search.state[theta]["n_iter"])
-    return LinearProbe(weight.float(), bias.float(), l2, seen.loss, steps, seen.gradient <= 10 * _GRADIENT)
+    objective = _Objective(features, rows, targets, mean, std, l2)
+    steps = _minimise(objective, theta, most_steps)
+    loss, gradient = objective.loss(theta), objective.gradient
+    weight = theta[:, :width] / std
+    bias = theta[:, width] - weight @ mean
+    return LinearProbe(weight.float(), bias.float(), l2, loss, steps, gradient <= 10 * _GRADIENT)
 
 
 def choose_l2(
@@ -176,9 +156,55 @@ def hold_out(labels: np.ndarray, share: float = 0.2, *, seed: int = 0) -> np.nda
 
 
 @dataclass
-class _Seen:
-    loss: float = 0.0
+class _Objective:
+    """What a fit minimises, as a function of theta (K, D + 1): weights of features of deviation 1, then biases.
+
+    Attributes:
+        gradient: greatest entry of the gradient, where it was asked last.
+    """
+
+    features: np.ndarray
+    rows: np.ndarray | None
+    targets: Tensor
+    mean: Tensor
+    std: Tensor
+    l2: float
     gradient: float = 0.0
+
+    def __call__(self, theta: Tensor) -> tuple[float, Tensor]:
+        """The value, and its gradient (K, D + 1)."""
+        loss, gradient = _loss(theta, self.features, self.rows, self.targets, self.mean, self.std)
+        weights = theta[:, :-1]
+        gradient /= len(self.targets)
+        gradient[:, :-1] += self.l2 * weights
+        self.gradient = float(gradient.abs().max())
+        return loss / len(self.targets) + self.l2 / 2 * float((weights**2).sum()), gradient
+
+    def loss(self, theta: Tensor) -> float:
+        """Mean cross entropy alone."""
+        return self(theta)[0] - self.l2 / 2 * float((theta[:, :-1] ** 2).sum())
+
+
+def _minimise(objective: _Objective, theta: Tensor, most_steps: int) -> int:
+    """Move theta, in place, to where the objective is least. Returns the steps that it took."""
+    theta.requires_grad_()
+    search = torch.optim.LBFGS(
+        [theta],
+        max_iter=most_steps,
+        max_eval=2 * most_steps,
+        tolerance_grad=_GRADIENT,
+        tolerance_change=1e-10,
+        history_size=_HISTORY,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure() -> float:
+        value, theta.grad = objective(theta.detach())
+        return value
+
+    search.step(closure)  # type: ignore[no-untyped-call]
+    theta.requires_grad_(False)
+    return int(search.state[theta]["n_iter"])
 
 
 def _check(features: np.ndarray, labels: np.ndarray, num_classes: int, l2: float, rows: np.ndarray | None) -> None:

@@ -117,7 +117,8 @@ class PhotoTester(ClassPredictor):
         for alike in shapes.values():
             images = torch.stack([look for _, look in alike])
             views = torch.cat((images, images.flip(3))) if mirrored else images
-            found = self._softmax(dense, views, frame).unflatten(0, (-1, len(alike))).mean(0)
+            found = self._softmax(dense, views, frame)
+            found = found.reshape(-1, len(alike), found.shape[1]).mean(0)
             for (number, _), row in zip(alike, found, strict=True):
                 rows[number].append(row)
         return torch.stack([torch.stack(each).mean(0) for each in rows])
@@ -128,7 +129,7 @@ class PhotoTester(ClassPredictor):
         self.cost.forwards += len(images)
         self.cost.pixels += len(images) * pixels
         at_once = max(1, self.batch * frame.side**2 // pixels)
-        return torch.cat([self.scores(model, part).softmax(1) for part in images.split(at_once)])
+        return torch.cat([self.scores(model, part).softmax(1) for part in torch.split(images, at_once)])
 
 
 def predictions(bundle: Bundle, image: np.ndarray, plan: TestPlan, *, device: str = "cpu") -> np.ndarray:
