@@ -38,15 +38,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, default=_CONFIG, help="classification run with pretrained weights")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="of drawing and training (0)")
-    parser.add_argument("--side", type=int, default=64, metavar="PX", help="of the squares (64)")
+    parser.add_argument("--side", type=int, metavar="PX", help="of the squares (the config's)")
     parser.add_argument("--epochs", type=int, default=4, metavar="N", help="of both trainings (4)")
     parser.add_argument("--workers", type=int, default=0, metavar="N", help="processes that read photos (0)")
     options = parser.parse_args()
     logging.getLogger("lightning").setLevel(logging.ERROR)
     found: dict[str, list[tuple[float, float]]] = defaultdict(list)
     common = [
-        *(f"--data.init_args.view.side={options.side}", f"--data.init_args.workers={options.workers}"),
-        *(f"--trainer.max_epochs={options.epochs}", "--trainer.enable_progress_bar=false"),
+        *(f"--data.init_args.workers={options.workers}", f"--trainer.max_epochs={options.epochs}"),
+        "--trainer.enable_progress_bar=false",
+        *([f"--data.init_args.view.side={options.side}"] if options.side else []),
     ]
     random = [f"{_MODEL}.weights=random", "--model.init_args.layer_rates.backbone=1.0"]
     with tempfile.TemporaryDirectory() as folder:
