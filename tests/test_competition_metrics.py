@@ -13,7 +13,7 @@ from skimage.measure import label as skimage_label
 from visionapps.errors import ConfigError, DataError
 from visionapps.metrics.competition import METRICS, Global, PerImage, build_metric
 from visionapps.metrics.measures import Overlap, areas
-from visionapps.metrics.object_precision import object_overlaps
+from visionapps.metrics.object_precision import ObjectPairs, object_pairs
 from visionapps.metrics.surface import outline, rim
 
 
@@ -191,16 +191,16 @@ def test_objects_are_those_of_a_loop_over_components():
 def test_pixels_that_touch_at_a_corner_are_one_object_or_two():
     mask = np.eye(3, dtype=bool)
     for connectivity, objects in ((8, [3]), (4, [1, 1, 1])):
-        both, predicted, true = object_overlaps(mask, mask, connectivity=connectivity)
-        assert predicted.tolist() == true.tolist() == objects
-        assert np.array_equal(both, np.diag(objects))
+        pairs = object_pairs(mask, mask, connectivity=connectivity)
+        assert pairs.predicted_px.tolist() == pairs.true_px.tolist() == pairs.both_px.tolist() == objects
+        assert pairs.predicted.tolist() == pairs.true.tolist() == list(range(len(objects)))
 
 
 def test_below_a_half_the_pairing_with_the_most_hits_counts():
     # The first prediction fits both objects, the second only the first: greedily by IoU there would be one hit.
-    both = np.array([[45, 40], [30, 0]])
+    pairs = ObjectPairs(*np.array([[0, 0, 1], [0, 1, 0], [45, 40, 30]]), np.array([90, 60]), np.array([80, 60]))
     measure = build_metric({"name": "map_per_image", "thresholds": [0.2]}, 1).measure
-    assert measure.of_overlaps(both, np.array([90, 60]), np.array([80, 60])).tolist() == [[2, 0, 0]]
+    assert measure.of_pairs(pairs).tolist() == [[2, 0, 0]]
 
 
 def test_precision_of_coco_is_that_of_pycocotools_when_order_does_not_help():

@@ -64,8 +64,13 @@ class CompetitionMetric(Protocol):
         """
         ...
 
-    def of_parts(self, parts: Parts) -> Counts:
-        """The same from the parts of the measure: (..., K, ...) of one image each, counts in the same leading axes."""
+    def of_parts(self, parts: Parts, there: NDArray[np.bool_] | None = None) -> Counts:
+        """The same from the parts of the measure.
+
+        Args:
+            parts: (..., K, ...), of one image for each place in the leading axes, which the counts have, too.
+            there: (..., K) cells that count; None: all.
+        """
         ...
 
     def score(self, counts: Counts) -> float:
@@ -131,17 +136,16 @@ class PerImage:
         values[..., list(self.exclude)] = np.nan
         return values
 
-    def of_parts(self, parts: Parts) -> Counts:
+    def of_parts(self, parts: Parts, there: NDArray[np.bool_] | None = None) -> Counts:
         """(..., K + 1, 2) float64; see ``CompetitionMetric``."""
-        return self.of_values(self.values(parts))
-
-    def of_values(self, values: NDArray[np.float64]) -> Counts:
-        """Counts (..., K + 1, 2) of values (..., K), NaN where a cell does not count."""
-        there = ~np.isnan(values)
-        known = np.where(there, values, 0.0)
-        means = share(known.sum(-1), there.sum(-1))
+        values = self.values(parts)
+        if there is not None:
+            values[~there] = np.nan
+        counted = ~np.isnan(values)
+        known = np.where(counted, values, 0.0)
+        means = share(known.sum(-1), counted.sum(-1))
         sums = np.append(known, np.nan_to_num(means)[..., None], axis=-1)
-        numbers = np.append(there, ~np.isnan(means)[..., None], axis=-1)
+        numbers = np.append(counted, ~np.isnan(means)[..., None], axis=-1)
         return np.stack([sums, numbers.astype(np.float64)], axis=-1)
 
     def score(self, counts: Counts) -> float:
@@ -202,9 +206,11 @@ class Global:
         """The parts of one image; see ``CompetitionMetric``."""
         return self.of_parts(self.measure.parts(prediction, truth, self.classes))
 
-    def of_parts(self, parts: Parts) -> Counts:
-        """The parts as they are."""
-        return parts
+    def of_parts(self, parts: Parts, there: NDArray[np.bool_] | None = None) -> Counts:
+        """The parts themselves; see ``CompetitionMetric``."""
+        if there is None:
+            return parts
+        return parts * there.reshape(there.shape + (1,) * (parts.ndim - there.ndim))
 
     def score(self, counts: Counts) -> float:
         """See ``CompetitionMetric``."""

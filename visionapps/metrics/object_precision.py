@@ -1,10 +1,10 @@
 """Precision of objects over thresholds of IoU, where objects are connected components: the Data Science Bowl's score.
 
-Shapes: K classes, T thresholds, N predicted and M true objects.
+Shapes: K classes, T thresholds, N predicted and M true objects, P pairs that share pixels.
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +12,21 @@ from numpy.typing import NDArray
 from visionapps.errors import ConfigError
 from visionapps.metrics.measures import Mask, Parts, class_crops, share
 
+Int64s = NDArray[np.int64]
 Formula = Literal["jaccard", "precision", "f1", "f2", "coco"]
 # COCO's ten, each the double nearest to its decimal text.
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 _RECALLS = np.linspace(0, 1, 101)  # where COCO looks at a curve
+
+
+class ObjectPairs(NamedTuple):
+    """The objects of one class in one image, and which of them meet."""
+
+    predicted: Int64s  # (P,) in [0, N)
+    true: Int64s  # (P,) in [0, M)
+    both_px: Int64s  # (P,) pixels that the two share, > 0
+    predicted_px: Int64s  # (N,)
+    true_px: Int64s  # (M,)
 
 
 @dataclass(frozen=True)
@@ -59,25 +70,17 @@ class ObjectPrecision:
         """(K, T, 3) int64; see ``Measure``."""
         found = np.zeros((classes, len(self.thresholds), 3), np.int64)
         for k, predicted, true in class_crops(prediction, truth, classes):
-            found[k] = self.of_overlaps(*object_overlaps(predicted, true, connectivity=self.connectivity))
+            found[k] = self.of_pairs(object_pairs(predicted, true, connectivity=self.connectivity))
         return found
 
-    def of_overlaps(
-        self, both: NDArray[np.int64], predicted: NDArray[np.int64], true: NDArray[np.int64]
-    ) -> NDArray[np.int64]:
-        """The parts of one class from its objects, however they were told apart.
-
-        Args:
-            both: (N, M) pixels that a predicted object shares with a true one.
-            predicted: (N,) pixels of each predicted object.
-            true: (M,) pixels of each true one.
-
-        Returns:
-            (T, 3) hits, invented and missed objects.
-        """
-        iou = both / np.maximum(predicted[:, None] + true[None] - both, 1)
-        hits = [_hits(iou >= t if self.formula == "coco" else iou > t) for t in self.thresholds]
-        return np.array([(n, len(predicted) - n, len(true) - n) for n in hits], np.int64)
+    def of_pairs(self, pairs: ObjectPairs) -> NDArray[np.int64]:
+        """(T, 3) hits, invented and missed objects of one class, however its objects were told apart."""
+        objects, wanted = len(pairs.predicted_px), len(pairs.true_px)
+        iou = pairs.both_px / (
+            pairs.predicted_px[pairs.predicted] + pairs.true_px[pairs.true] - pairs.both_px
+        )  # > 0 / > 0: these pairs share pixels
+        hits = [_hits(pairs, iou >= t if self.formula == "coco" else iou > t) for t in self.thresholds]
+        return np.array([(n, objects - n, wanted - n) for n in hits], np.int64)
 
     def ratio(self, parts: Parts) -> NDArray[np.float64]:
         """The formula at each threshold, and the mean over them."""
@@ -97,31 +100,45 @@ class ObjectPrecision:
         return mean
 
 
-def object_overlaps(
-    predicted: Mask, true: Mask, *, connectivity: int = 8
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Connected objects of two (H, W) masks: shared pixels (N, M), pixels of each predicted (N,) and true (M,) one."""
+def object_pairs(predicted: Mask, true: Mask, *, connectivity: int = 8) -> ObjectPairs:
+    """The connected objects of two (H, W) masks, and which of them meet."""
     from scipy import ndimage
 
     structure = np.ones((3, 3)) if connectivity == 8 else None
-    ours, ours_count = ndimage.label(predicted, structure)
+    ours, _ = ndimage.label(predicted, structure)
     theirs, theirs_count = ndimage.label(true, structure)
-    width = theirs_count + 1
-    cells = np.bincount(
-        ours.reshape(-1).astype(np.int64) * width + theirs.reshape(-1), minlength=(ours_count + 1) * width
-    )
-    table = cells.reshape(ours_count + 1, width)
-    return table[1:, 1:], table[1:].sum(1), table[:, 1:].sum(0)
+    meet = (ours > 0) & (theirs > 0)
+    both = sparse_pairs(ours[meet] - 1, theirs[meet] - 1, theirs_count)
+    sizes = (np.bincount(ours.reshape(-1), minlength=1)[1:], np.bincount(theirs.reshape(-1), minlength=1)[1:])
+    return ObjectPairs(*both, *sizes)
 
 
-def _hits(fits: NDArray[np.bool_]) -> int:
-    """The most pairs of a predicted and a true object that fit, each in one pair at most; (N, M) bool."""
-    if not fits.any():
-        return 0
-    if fits.sum(0).max() == 1 and fits.sum(1).max() == 1:
-        return int(fits.sum())
+def sparse_pairs(
+    predicted: NDArray[Any], true: NDArray[Any], true_count: int, pixels: NDArray[np.int64] | None = None
+) -> tuple[Int64s, Int64s, Int64s]:
+    """Pairs of objects without doubles, and their pixels: a table of all would not fit where masks are full of specks.
+
+    Args:
+        predicted: (n,) object of a pixel, or of a stretch of pixels.
+        true: (n,) the other one that it belongs to.
+        true_count: M.
+        pixels: (n,) of each stretch; None: 1.
+    """
+    keys, place = np.unique(predicted.astype(np.int64) * max(1, true_count) + true, return_inverse=True)
+    both = np.bincount(place, minlength=len(keys)) if pixels is None else np.zeros(len(keys), np.int64)
+    if pixels is not None:
+        np.add.at(both, place, pixels)
+    return (*np.divmod(keys, max(1, true_count)), both)
+
+
+def _hits(pairs: ObjectPairs, fits: NDArray[np.bool_]) -> int:
+    """The most pairs that fit, each object in one of them at most."""
+    ours, theirs = pairs.predicted[fits], pairs.true[fits]
+    if len(np.unique(ours)) == len(np.unique(theirs)) == len(ours):
+        return len(ours)
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import maximum_bipartite_matching
 
-    matched = maximum_bipartite_matching(csr_array(fits), perm_type="column")
-    return int((matched >= 0).sum())
+    shape = len(pairs.predicted_px), len(pairs.true_px)
+    graph = csr_array((np.ones(len(ours), np.int8), (ours, theirs)), shape=shape)
+    return int((maximum_bipartite_matching(graph, perm_type="column") >= 0).sum())
