@@ -17,7 +17,7 @@ from visionapps.detection.retinanet import RetinaNet
 from visionapps.errors import ConfigError
 from visionapps.models import DETECTORS, SEGMENTORS, faster_rcnn, fcn8s, sppnet, unet
 from visionapps.models.heads import HEADS, Head, Replay, built, levels_for, refusal
-from visionapps.networks.catalogue import facts
+from visionapps.networks.catalogue import entries, facts
 from visionapps.segmentation.base import Segmentor
 from visionapps.structures import InputSpec, Level
 from visionapps.testing import TinyBackbone
@@ -25,17 +25,19 @@ from visionapps.testing import TinyBackbone
 K = 3
 WIDTH = 16
 STRIDES = (1, 2, 4, 8, 16, 32)
-MOST = 200e6  # parameters of a network that is run here
+MOST = 10e9  # multiply-adds, at the published size, of a network that is run here
 QUICK = ("visionapps/resnet20",)
 _RUN: set[tuple[str, tuple[Level, ...]]] = set()
 
 
 def representatives() -> list[str]:
-    """Of the networks of one provider with the same levels and heads the one that costs least, if it is not huge."""
+    """Of networks written here one of every kind of levels, of those of a library one of every paper: the cheapest."""
     found: dict[tuple[str, ...], str] = {}
     for name, each in sorted(facts().items(), key=lambda item: item[1]["multiply_adds"]):
-        if each["levels"] and each["parameters"] < MOST:
-            found.setdefault((name.rpartition("/")[0], str(each["levels"]), *each["heads"]), name)
+        entry = entries()[name]
+        if each["levels"] and each["multiply_adds"] < MOST and not entry.instead:
+            kind = str(each["levels"]) if entry.provider == "visionapps" else entry.source
+            found.setdefault((entry.provider, kind, *each["heads"]), name)
     return list(found.values())
 
 

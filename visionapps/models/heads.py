@@ -6,6 +6,7 @@ A head is built from the strides and channels of a pyramid and from nothing else
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,7 +163,15 @@ def _deconvnet(levels: tuple[Level, ...], num_classes: int, width: int | None) -
 
 
 def _smp(decoder: str, levels: tuple[Level, ...], num_classes: int, width: int | None) -> Decoder:
-    return SmpDecoder(levels, num_classes, name=decoder)
+    narrow: dict[str, Any] = {} if width is None else _SMP_WIDTHS.get(decoder, lambda _: {})(width)
+    return SmpDecoder(levels, num_classes, name=decoder, options=narrow)
+
+
+# The options that say how wide a decoder is; the others are narrow enough.
+_SMP_WIDTHS: dict[str, Callable[[int], dict[str, Any]]] = {
+    **dict.fromkeys(("Unet", "UnetPlusPlus", "MAnet"), lambda width: {"decoder_channels": [width] * 5}),
+    **dict.fromkeys(("UPerNet", "DeepLabV3", "DeepLabV3Plus"), lambda width: {"decoder_channels": width}),
+}
 
 
 def _falling(width: int | None) -> tuple[int, ...]:
@@ -174,7 +183,7 @@ def _features(width: int | None, layout: str = "fpn") -> Features:
 
 
 def _regions(width: int | None) -> Regions:
-    return Regions(hidden=width or 1024)
+    return Regions() if width is None else Regions(hidden=width, sampled=width)
 
 
 def _faster_rcnn(layout: str, body: Backbone, num_classes: int, width: int | None) -> Detector:
