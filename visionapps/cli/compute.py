@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from visionapps.errors import ConfigError
 
 if TYPE_CHECKING:
+    from visionapps.competition.ensemble import EnsembleSpec
     from visionapps.inference.bundle import Bundle
     from visionapps.inference.predictor import Predictor
     from visionapps.inference.work import Computing, Reading
@@ -70,6 +71,33 @@ def _add_drawing_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--threads", type=int, default=2, metavar="N", help="that decode pixels (2)")
 
 
+def take_ensemble(options: argparse.Namespace) -> None:
+    """Where ``options.bundle`` is the file of an ensemble, let its first member stand there, and remember the file.
+
+    Raises:
+        ConfigError: the file is wrong, or options say what it says already.
+        WeightsError: its members cannot be averaged.
+    """
+    from visionapps.competition.ensemble import EnsembleSpec, is_spec
+
+    if options.bundle is None or not is_spec(options.bundle):
+        return
+    said = {"--member": "member", "--weights": "weights", "--tta": "tta", "--scales": "scales"}
+    given = [text for text, name in said.items() if getattr(options, name, None) not in (None, [], "none", "1")]
+    if given:
+        raise ConfigError(f"{options.bundle}: the ensemble's file says this itself; leave out {', '.join(given)}")
+    spec = EnsembleSpec.load(options.bundle)
+    spec.require_fitting()
+    options.ensemble, options.bundle = spec, spec.bundles[0]
+    options.tile = spec.tile if options.tile is None else options.tile
+
+
+def ensemble_of(options: argparse.Namespace) -> "EnsembleSpec | None":
+    """What ``take_ensemble`` found."""
+    found: EnsembleSpec | None = getattr(options, "ensemble", None)
+    return found
+
+
 def make_reading(bundle: "Bundle", options: argparse.Namespace) -> "Reading":
     """How images are opened for a bundle."""
     from visionapps.inference.work import Reading
@@ -96,10 +124,13 @@ def make_computing(options: argparse.Namespace, extras: tuple[str, ...] = ()) ->
     members = (options.bundle, *options.member)
     if weights is not None and len(weights) != len(members):
         raise ConfigError(f"--weights: {len(weights)} numbers for {len(members)} bundles; give one per bundle")
+    views = Views(flips=options.tta, scales=numbers(options.scales, "--scales"))
+    if ensemble := ensemble_of(options):
+        members, weights, views = ensemble.bundles, ensemble.weights, ensemble.views
     return Computing(
         bundles=members,
         weights=weights,
-        views=Views(flips=options.tta, scales=numbers(options.scales, "--scales")),
+        views=views,
         tiling=Tiling(options.tile, options.overlap, options.batch),
         exact=options.exact,
         products=Products(extras),  # type: ignore[arg-type]  # checked there
@@ -114,8 +145,11 @@ def make_predictor(bundle: "Bundle", options: argparse.Namespace) -> "Predictor"
     """The bundle's model, set up by the computing options."""
     from visionapps.inference.predictor import Predictor
 
+    ensemble = ensemble_of(options)
     return Predictor(
-        bundle.segmentor,
+        ensemble.computing(device=options.device, precision=options.precision).network()
+        if ensemble
+        else bundle.segmentor,
         tile=options.tile,
         overlap=options.overlap,
         device=options.device,

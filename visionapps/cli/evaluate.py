@@ -34,7 +34,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from visionapps.cli.compute import add_compute_options, add_input_options
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("bundle", type=Path, nargs="?", help="folder written by `visionapps export`")
+    parser.add_argument(
+        "bundle", type=Path, nargs="?", help="folder written by `visionapps export`, or an ensemble's .yaml"
+    )
     parser.add_argument("--images", type=Path, metavar="DIR", help="folder of photos or rasters")
     parser.add_argument(
         "--pred", type=Path, metavar="PATH", help="what predict wrote: folder of index masks, or detections"
@@ -57,7 +59,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and print the table."""
     from visionapps.cli import evaluate_classes, evaluate_objects
+    from visionapps.cli.compute import take_ensemble
 
+    take_ensemble(options)
     if evaluate_classes.wanted(options):
         return evaluate_classes.run(options)
     if evaluate_objects.wanted(options):

@@ -40,7 +40,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     from visionapps.cli.predict_classes import add_class_options
     from visionapps.cli.predict_objects import add_object_options
 
-    parser.add_argument("bundle", type=Path, help="folder written by `visionapps export`")
+    parser.add_argument(
+        "bundle", type=Path, help="folder written by `visionapps export`, or the .yaml file of an ensemble"
+    )
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="photo, raster, folder, list (@scenes.txt), /vsi... or https://..."
     )
@@ -93,8 +95,10 @@ def run(options: argparse.Namespace) -> int:
 
     keep_freed_memory()  # before the first tensor
     from visionapps.cli import predict_classes, predict_objects
+    from visionapps.cli.compute import take_ensemble
     from visionapps.inference.bundle import purpose_of
 
+    take_ensemble(options)
     purpose = purpose_of(options.bundle)
     predict_classes.refuse_other_options(options, options.parser, classifier=purpose == "classification")
     if purpose == "classification":

@@ -30,11 +30,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Draw twice, compare, and print the table."""
-    from visionapps.cli.compute import make_reading
+    from visionapps.cli.compute import make_reading, take_ensemble
     from visionapps.inference.bundle import load
     from visionapps.runtime import keep_freed_memory
 
     keep_freed_memory()  # before the first tensor
+    take_ensemble(options)
     reading = make_reading(load(options.bundle), options)
     source = reading.open(options.image)
     try:

@@ -206,6 +206,15 @@ def purpose_of(folder: Path) -> Purpose:
     )
 
 
+def description_of(folder: Path) -> Mapping[str, Any]:
+    """What a bundle says about its model in model.yaml, as plain data, without reading its weights.
+
+    Raises:
+        WeightsError: a file is missing, damaged or of another version.
+    """
+    return _read_head(folder)
+
+
 def _read_head(folder: Path) -> dict[str, Any]:
     """model.yaml of a bundle whose files are all there."""
     if not folder.is_dir():

@@ -25,7 +25,7 @@ class Predictor:
 
     def __init__(
         self,
-        model: Segmentor,
+        model: Segmentor | Network,
         *,
         tile: int | None = None,
         overlap: int | None = None,
@@ -36,7 +36,7 @@ class Predictor:
     ) -> None:
         """
         Args:
-            model: raw pixels to logits.
+            model: raw pixels to logits; or a network, an ensemble perhaps, which knows its device and precision.
             tile: side of the squares that the model sees, in pixels; see Tiling.
             overlap: pixels that neighbouring tiles share and blend; see Tiling.
             device: "auto" (CUDA if there is one), or a name for torch.device.
@@ -48,7 +48,7 @@ class Predictor:
         Raises:
             ConfigError: the device is not there, or a number is out of range.
         """
-        network = Network([model], device=device, precision=precision)
+        network = model if isinstance(model, Network) else Network([model], device=device, precision=precision)
         self._tiling = Tiling(tile, overlap, batch)
         self._resize = resize
         self._engine = Engine(network, batch=batch)

@@ -102,8 +102,8 @@ class Computing:
                     f"{folder}: was trained on the classes {', '.join(bundle.labels.names)}, but {self.bundles[0]} on "
                     f"{', '.join(bundles[0].labels.names)}; members of an ensemble need the same classes"
                 )
-            for what in ("scale", "gsd", "resize"):
-                own, first = (b.spec.scale if what == "scale" else getattr(b, what) for b in (bundle, bundles[0]))
+            for what in ("bands", "scale", "gsd", "resize"):
+                own, first = (getattr(b.spec if what in ("bands", "scale") else b, what) for b in (bundle, bundles[0]))
                 if own != first:
                     raise WeightsError(
                         f"{folder}: was trained with {what} {own}, but {self.bundles[0]} with {first}; members of an "
@@ -113,9 +113,12 @@ class Computing:
 
     def engine(self, bundles: Sequence[Bundle] | None = None) -> Engine:
         """A fresh engine; None: the bundles are loaded."""
-        models = [bundle.segmentor for bundle in (self.load() if bundles is None else bundles)]
-        network = Network(
-            models,
+        return Engine(self.network(bundles), batch=self.tiling.batch, products=self.products, threads=self.threads)
+
+    def network(self, bundles: Sequence[Bundle] | None = None) -> Network:
+        """A fresh network of all members; None: the bundles are loaded."""
+        return Network(
+            [bundle.segmentor for bundle in (self.load() if bundles is None else bundles)],
             weights=self.weights,
             views=self.views,
             device=self.device,
@@ -123,7 +126,6 @@ class Computing:
             compiled=self.compiled,
             disagreement="disagreement" in self.products.extras,
         )
-        return Engine(network, batch=self.tiling.batch, products=self.products, threads=self.threads)
 
     def settled(self, bundles: Sequence[Bundle]) -> Tiling:
         """The tiling with the halo that exact mode needs for these models.
