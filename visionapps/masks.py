@@ -317,22 +317,35 @@ def coco_to_runs(rle: Mapping[str, Any], *, base: int = 1) -> Runs:
     try:
         height, width = (int(side) for side in rle["size"])
         packed = rle["counts"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(f"COCO run lengths cannot be read ({error}); size [H, W] and counts are expected") from error
+    runs, pixels = counts_to_runs(packed, base=base)
+    if pixels != height * width:
+        raise DataError(
+            f"COCO run lengths: the counts add up to {pixels} pixels, but the size {height} x {width} has "
+            f"{height * width}; the annotation is cut off or belongs to another image"
+        )
+    return runs
+
+
+def counts_to_runs(packed: str | bytes | Sequence[int], *, base: int = 1) -> tuple[Runs, int]:
+    """The column-major runs of COCO's counts, compressed or not, and how many pixels the counts cover.
+
+    Raises:
+        DataError: the counts cannot be read.
+    """
+    try:
         if isinstance(packed, str | bytes):
             counts = _unpack_counts(packed.encode("ascii") if isinstance(packed, str) else packed)
         else:
             counts = np.array(packed, np.int64).reshape(-1)
         if (counts < 0).any():
             raise ValueError(f"count {counts.min()} is negative")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"COCO run lengths cannot be read ({error}); size [H, W] and counts are expected") from error
-    if counts.sum() != height * width:
-        raise DataError(
-            f"COCO run lengths: the counts add up to {counts.sum()} pixels, but the size {height} x {width} has "
-            f"{height * width}; the annotation is cut off or belongs to another image"
-        )
     ends = np.cumsum(counts)
     runs = np.stack([ends[0::2][: len(counts) // 2] + base, counts[1::2]], axis=1)
-    return runs[runs[:, 1] > 0]
+    return runs[runs[:, 1] > 0], int(counts.sum())
 
 
 def _unpack_counts(packed: bytes) -> NDArray[np.int64]:

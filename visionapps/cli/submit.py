@@ -22,9 +22,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "examples:\n"
         "  visionapps submit predicted --out submission.csv --dialect hrud --sample sample_submission.csv\n"
-        "  visionapps submit --verify submission.csv --dialect hrud\n\n"
-        "A dialect of your own is a YAML file with the keys order, base, relative, header, row_id, image_id, labels,\n"
-        "empty and resize; only order (row or column) is needed."
+        "  visionapps submit --verify submission.csv --dialect hrud\n"
+        "  visionapps submit --verify submission.csv --dialect hrud --images test_images\n\n"
+        "A dialect of your own is a YAML file with the keys order, base, relative, encoding, header, row_id,\n"
+        "image_id, labels, names, instances, absent, overlap, empty, resize and nearest; only order is needed."
     )
     parser.add_argument(
         "masks", nargs="?", type=Path, metavar="MASKS", help="folder of index masks; with --verify: to compare with"
@@ -32,10 +33,15 @@ def configure(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, metavar="FILE", help="the CSV to write; it is read back and compared")
     what.add_argument("--verify", type=Path, metavar="FILE", help="an existing CSV to decode and check")
-    parser.add_argument("--dialect", required=True, metavar="NAME", help="hrud, kaggle, or a YAML file")
+    parser.add_argument(
+        "--dialect", required=True, metavar="NAME", help="hrud, kaggle, siim, severstal, dsb2018, or a YAML file"
+    )
     parser.add_argument("--classes", type=int, metavar="N", help="classes of the model, the background included")
     parser.add_argument(
         "--sample", type=Path, metavar="FILE", help="sample_submission.csv: all its ids, in its order, and no others"
+    )
+    parser.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="the test images: each has its rows, and masks are of their size"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
     rules = parser.add_argument_group("rules of the dialect, one by one")
@@ -44,12 +50,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rules.add_argument(
         "--relative", action=argparse.BooleanOptionalAction, help="starts count from the end of the run before"
     )
-    rules.add_argument("--header", type=_titles, metavar="ID,MASK", help="titles of the two columns")
-    rules.add_argument("--row-id", metavar="TEXT", help='"{id}" for binary rows, such as "{id}_{class}" for classes')
+    rules.add_argument("--encoding", choices=("pairs", "coco", "coco_zlib"), help="how runs are written")
+    rules.add_argument("--header", type=_titles, metavar="ID,MASK", help="titles of the columns")
+    rules.add_argument(
+        "--row-id", metavar="TEXT", help='"{id}" for binary rows, such as "{id}_{class}" or "{id},{class}" for classes'
+    )
     rules.add_argument("--image-id", metavar="REGEX", help="its one group is the {id} in a mask's file name")
     rules.add_argument("--labels", type=_labels, metavar="LIST", help="labels that are written: 1-4,7")
+    rules.add_argument("--names", type=_titles, metavar="LIST", help="what stands for each of the labels in {class}")
+    rules.add_argument(
+        "--instances", type=int, choices=(0, 4, 8), help="4 or 8: a row for every piece whose pixels touch, by 4 or 8"
+    )
+    rules.add_argument("--absent", choices=("row", "skip"), help="whether what does not occur has a row")
+    rules.add_argument(
+        "--overlap", action=argparse.BooleanOptionalAction, help="rows of an image may share pixels (verification)"
+    )
     rules.add_argument("--empty", metavar="TEXT", help="text of a row without pixels")
     rules.add_argument("--resize", type=_size, metavar="HxW", help="bring masks to this size first, nearest neighbour")
+    rules.add_argument("--nearest", choices=("pillow", "opencv"), help="whose nearest neighbour")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -71,21 +89,33 @@ def _write(options: argparse.Namespace, dialect: "Dialect") -> int:
     from tqdm import tqdm
 
     from visionapps.files import refuse_existing
-    from visionapps.inference.submission import mask_files, match_sample, read_masks, write_submission
+    from visionapps.inference.submission import (
+        image_sizes,
+        mask_files,
+        match_images,
+        match_sample,
+        read_masks,
+        write_submission,
+    )
 
     if options.masks is None:
         raise ConfigError("submit: a folder of masks is needed to write a submission; name it before --out")
     refuse_existing(options.out, options.overwrite)
     files = mask_files(options.masks)
+    names = [path.stem for path in files]
+    # By names first: decoding a hundred masks only to hear that one is missing would be a waste.
     if options.sample:
-        # By names first: decoding a hundred masks only to hear that one is missing would be a waste.
-        match_sample([path.stem for path in files], dialect, sample=options.sample, classes=options.classes)
+        match_sample(names, dialect, sample=options.sample, classes=options.classes)
+    sizes = image_sizes(options.images, dialect.image_id) if options.images else None
+    if sizes is not None:
+        match_images([dialect.image_of(name) for name in names], sizes, where=options.masks)
     report = write_submission(
         read_masks(tqdm(files, unit="mask", disable=None)),
         options.out,
         dialect=dialect,
         classes=options.classes,
         sample=options.sample,
+        sizes=sizes,
         overwrite=options.overwrite,
     )
     _show(options.out, report)
@@ -95,10 +125,16 @@ def _write(options: argparse.Namespace, dialect: "Dialect") -> int:
 
 
 def _verify(options: argparse.Namespace, dialect: "Dialect") -> int:
-    from visionapps.inference.submission import mask_files, read_masks, verify
+    from visionapps.inference.submission import image_sizes, mask_files, read_masks, verify
 
-    masks = read_masks(mask_files(options.masks)) if options.masks else ()
-    report = verify(options.verify, dialect, classes=options.classes, sample=options.sample, masks=masks)
+    report = verify(
+        options.verify,
+        dialect,
+        classes=options.classes,
+        sample=options.sample,
+        sizes=image_sizes(options.images, dialect.image_id) if options.images else None,
+        masks=read_masks(mask_files(options.masks)) if options.masks else (),
+    )
     _show(options.verify, report)
     for problem in report.problems[:_SHOWN]:
         print(f"problem: {problem}")

@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visionapps.data.images import read_mask
+from visionapps.data.images import image_size, read_mask
 from visionapps.errors import DataError, OutputError
 from visionapps.files import list_files, whole_output
-from visionapps.inference.dialects import Dialect
+from visionapps.inference.dialects import Dialect, Size, image_of
 from visionapps.inference.submission_check import (
     NamedMask,
     Report,
@@ -22,13 +22,13 @@ from visionapps.inference.submission_check import (
     images_of,
     match_keys,
     match_sample,
-    sample_keys,
+    read_sample,
+    some,
     verify,
 )
 from visionapps.inference.submission_rows import (
     Places,
     Row,
-    Size,
     decode_rows,
     encode_rows,
     read_submission,
@@ -41,7 +41,9 @@ __all__ = [
     "NamedMask",
     "Report",
     "Row",
+    "image_sizes",
     "mask_files",
+    "match_images",
     "match_sample",
     "read_masks",
     "read_submission",
@@ -50,6 +52,7 @@ __all__ = [
     "write_submission",
 ]
 
+Cells = tuple[str, ...]
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # lossless: JPEG smears labels
 
 
@@ -77,6 +80,39 @@ def read_masks(files: Iterable[Path]) -> Iterator[NamedMask]:
         yield path.stem, labels
 
 
+def image_sizes(folder: Path, rule: str = "(.+)") -> dict[str, Size]:
+    """(H, W) of the images of a folder by their ids, from the headers alone.
+
+    Args:
+        folder: of photos or rasters.
+        rule: finds the id in a file name, see ``Dialect.image_id``.
+
+    Raises:
+        DataError: there is no image, one cannot be read, or two have one id.
+    """
+    sizes: dict[str, Size] = {}
+    for path in list_files(folder):
+        image = image_of(path.stem, rule)
+        if image in sizes:
+            raise DataError(f"{path}: another image has the id {image!r} already; give another --image-id")
+        sizes[image] = image_size(path)
+    return sizes
+
+
+def match_images(ids: Sequence[str], sizes: Mapping[str, Size], *, where: Path) -> None:
+    """Raise DataError unless there is one mask for every image.
+
+    Args:
+        ids: of the masks.
+        sizes: of the images, by id.
+        where: the masks come from or go to, for the message.
+    """
+    for one, all_of, what in ((sizes, ids, "images have no mask"), (ids, sizes, "masks have no image")):
+        missing = [image for image in one if image not in all_of]
+        if missing:
+            raise DataError(f"{where}: {len(missing)} {what}: {some(missing)}; check both folders, or --image-id")
+
+
 def write_submission(
     masks: Iterable[NamedMask],
     path: Path,
@@ -84,6 +120,7 @@ def write_submission(
     dialect: Dialect,
     classes: int | None = None,
     sample: Path | None = None,
+    sizes: Mapping[str, Size] | None = None,
     overwrite: bool = False,
 ) -> Report:
     """Write label maps as a run-length CSV, then read it back and compare every pixel before it takes its name.
@@ -94,27 +131,43 @@ def write_submission(
         dialect: its rules.
         classes: labels of the model, the background included; needed when the dialect names no labels.
         sample: the competition's sample_submission.csv: its ids are written, all of them, in its order.
+        sizes: (H, W) of the test images by id: each must have a mask, of its size unless the dialect resizes.
         overwrite: replace an existing file.
 
     Raises:
-        DataError: a mask has an unknown label, two masks have one id, or the sample asks for a mask that is not there.
+        DataError: a mask has an unknown label or another size than its image, two masks have one id, or the sample or
+            the images ask for a mask that is not there.
         OutputError: the file exists, cannot be written, or does not read back as it was meant.
     """
-    wanted = None if sample is None else sample_keys(sample, dialect)
-    tally = _Tally(dialect, dialect.written(classes), classes, None if wanted is None else images_of(wanted, dialect))
+    wanted = None if sample is None else read_sample(sample, dialect)
+    asked = None if wanted is None else images_of(wanted.keys, dialect)
+    known = {} if dialect.resize else {**(wanted.sizes if wanted else {}), **(sizes or {})}
+    tally = _Tally(dialect, dialect.written(classes), classes, asked, known)
     with whole_output(path, overwrite) as temporary:
         with temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(dialect.header)
             if sample is None or wanted is None:
                 for name, mask in masks:
-                    writer.writerows(tally.add(name, mask))
+                    writer.writerows(cells for _, cells in tally.add(name, mask))
             else:  # text of all rows in memory: the sample decides on their order
-                texts = {key: text for name, mask in masks for key, text in tally.add(name, mask)}
-                match_keys(texts, wanted, sample=sample)
-                writer.writerows((key, texts[key]) for key in wanted)
+                rows = [row for name, mask in masks for row in tally.add(name, mask)]
+                match_keys(tally.keys(), wanted.keys, sample=sample, dialect=dialect, ids=tally.ids)
+                writer.writerows(_in_order(rows, wanted.keys, dialect))
         tally.refuse_nothing(path)
+        if sizes is not None:
+            match_images(tally.ids, sizes, where=path)
         return _read_back(path, temporary, tally=tally)
+
+
+def _in_order(rows: Iterable[tuple[str, Cells]], wanted: Sequence[str], dialect: Dialect) -> Iterator[Cells]:
+    """The rows as the sample has their ids; those of skipped classes fall out, and the images decide."""
+    skip = dialect.absent == "skip"
+    of_key: dict[str, list[Cells]] = {}
+    for key, cells in rows:
+        of_key.setdefault(dialect.split_key(key)[0] if skip else key, []).append(cells)
+    order = dict.fromkeys(dialect.split_key(key)[0] for key in wanted) if skip else wanted
+    return (cells for key in order for cells in of_key.get(key, ()))
 
 
 @dataclass
@@ -125,23 +178,35 @@ class _Tally:
     written: Sequence[int]
     classes: int | None
     wanted: frozenset[str] | None  # images that the sample names
-    images: dict[str, tuple[Size, bytes]] = field(default_factory=dict)
+    sizes: Mapping[str, Size]  # that masks must have
+    ids: list[str] = field(default_factory=list)  # of all masks
+    images: dict[str, tuple[Size, bytes, int]] = field(default_factory=dict)  # size, digest, rows
     left_out: int = 0
     void_only: int = 0  # masks that hold the ignore label and no foreground
 
-    def add(self, name: str, mask: NDArray[Any]) -> list[tuple[str, str]]:
-        """The id and the text of every row of one image; none when the sample does not ask for it."""
+    def add(self, name: str, mask: NDArray[Any]) -> list[tuple[str, Cells]]:
+        """The key and the cells of every row of one image; none when the sample does not ask for it."""
         image = self.dialect.image_of(name)
         if image in self.images:
             raise _twice(name, image)
+        self.ids.append(image)
         if self.wanted is not None and image not in self.wanted:
             self.left_out += 1
             return []
         places = to_places(name, mask, dialect=self.dialect, written=self.written, classes=self.classes)
-        self.images[image] = _size(places), _digest(places)
+        size = _size(places)
+        if self.sizes.get(image, size) != size:
+            raise _another_size(name, size, self.sizes[image])
         if IGNORE not in self.written and not places.any() and (mask == IGNORE).any():
             self.void_only += 1
-        return encode_rows(places, image, dialect=self.dialect, written=self.written)
+        rows = encode_rows(places, image, dialect=self.dialect, written=self.written)
+        self.images[image] = size, _digest(places), len(rows)
+        return rows
+
+    def keys(self) -> set[str]:
+        """Of the rows that can be written, those of skipped classes included."""
+        labels = self.written if self.dialect.per_class else self.written[:1]
+        return {self.dialect.key(image, label) for image in self.images for label in labels}
 
     def refuse_nothing(self, path: Path) -> None:
         """A file without an image, or 0/255 masks that would become a valid file without a single run."""
@@ -158,6 +223,13 @@ def _size(places: Places) -> Size:
     return places.shape[0], places.shape[1]
 
 
+def _another_size(name: str, size: Size, wanted: Size) -> DataError:
+    return DataError(
+        f"{name}: mask is {size[0]} x {size[1]} px (H x W), but {wanted[0]} x {wanted[1]} are wanted; predict at the "
+        "size of the image, or set --resize if the competition wants all masks of one size"
+    )
+
+
 def _digest(places: Places) -> bytes:
     return hashlib.blake2b(np.ascontiguousarray(places).data, digest_size=16).digest()
 
@@ -169,8 +241,10 @@ def _twice(name: str, image: str) -> DataError:
 def _read_back(path: Path, temporary: Path, *, tally: _Tally) -> Report:
     rows = read_submission(temporary, tally.dialect)
     of_image = by_image(rows)
-    for image, (size, digest) in tally.images.items():
-        if _digest(decode_rows(of_image.get(image, []), size, dialect=tally.dialect, written=tally.written)) != digest:
+    for image, (size, digest, count) in tally.images.items():
+        own = of_image.get(image, [])
+        found = _digest(decode_rows(own, size, dialect=tally.dialect, written=tally.written))
+        if found != digest or len(own) != count:
             raise OutputError(
                 f"{path}: image {image} does not read back as its mask; a real row may equal the empty text "
                 f"{tally.dialect.empty!r}; choose another, or try another disk"

@@ -1,6 +1,9 @@
 """Between a label map and its rows in a submission: resize, number, encode; parse, decode."""
 
+import base64
+import binascii
 import csv
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,13 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionapps.errors import DataError
-from visionapps.inference.dialects import Dialect
-from visionapps.masks import Runs, decode_labels, encode_labels, format_runs, parse_runs
+from visionapps.inference.dialects import Dialect, Nearest, Size
+from visionapps.masks import (
+    Runs,
+    counts_to_runs,
+    decode_labels,
+    encode_labels,
+    format_runs,
+    parse_runs,
+    runs_to_coco,
+)
 from visionapps.structures import IGNORE
 
 _FIELD_LIMIT = 2**31 - 1  # characters of one CSV field; the default of 131072 is less than one detailed mask
+_INFLATED_LIMIT = 2**28  # bytes that one cell may inflate to; a real mask of 100 megapixels has a few million
 
-Size = tuple[int, int]
 Places = NDArray[np.uint8]
 
 
@@ -23,30 +34,41 @@ class Row(NamedTuple):
     """One line of a submission."""
 
     line: int  # in the file, from 1
-    key: str  # the id as it stands there
+    key: str  # its cells of id and class as they stand there
     image: str
     label: int | None  # None: a binary row
     text: str  # the runs; "" when there are none
+    size: Size | None = None  # of the mask, where rows tell it
 
 
-def resize_nearest(labels: NDArray[Any], size: Size) -> NDArray[Any]:
-    """Bring a label map to another size by nearest neighbour, as Pillow's NEAREST does.
+def resize_nearest(labels: NDArray[Any], size: Size, rule: Nearest = "pillow") -> NDArray[Any]:
+    """Bring a label map to another size by nearest neighbour, as Pillow or OpenCV does.
 
-    The pixel i of h takes the pixel floor((i + 0.5) * H / h): the one below its centre.
+    The pixel i of h takes the pixel floor((i + 0.5) * H / h) by Pillow's NEAREST, the one below its centre, and
+    floor(i * H / h) by OpenCV's INTER_NEAREST, the one below its upper left corner.
 
     Args:
         labels: (H, W).
         size: (h, w).
+        rule: whose.
 
     Returns:
         (h, w) in the same dtype.
     """
     if labels.shape == size:
         return labels
-    # In whole numbers, so that no centre that falls on an edge is rounded to the wrong side.
-    rows, cols = (((2 * np.arange(n) + 1) * full) // (2 * n) for n, full in zip(size, labels.shape, strict=True))
+    rows, cols = (_nearest(n, full, rule) for n, full in zip(size, labels.shape, strict=True))
     resized: NDArray[Any] = labels[rows][:, cols]
     return resized
+
+
+def _nearest(count: int, full: int, rule: Nearest) -> NDArray[np.int64]:
+    if rule == "pillow":
+        # In whole numbers, so that no centre that falls on an edge is rounded to the wrong side.
+        below: NDArray[np.int64] = (2 * np.arange(count) + 1) * full // (2 * count)
+        return below
+    # In OpenCV's own floats, which do round some edges to the side before: floor(i * H / h) differs from it.
+    return np.minimum(np.floor(np.arange(count) * (1.0 / (count / full))).astype(np.int64), full - 1)
 
 
 def to_places(
@@ -69,7 +91,7 @@ def to_places(
     """
     if mask.ndim != 2 or mask.dtype.kind not in "bui" or not mask.size:
         raise DataError(f"{name}: mask of shape {mask.shape} and {mask.dtype}; a map of (H, W) labels is expected")
-    mask = resize_nearest(mask, dialect.resize) if dialect.resize else mask
+    mask = resize_nearest(mask, dialect.resize, dialect.nearest) if dialect.resize else mask
     known = {0, IGNORE, *written, *range(classes or 0)}
     if mask.dtype.itemsize > 1:
         low, high = int(mask.min()), int(mask.max())
@@ -94,15 +116,77 @@ def _unknown(name: str, label: int, known: set[int]) -> DataError:
     )
 
 
-def encode_rows(places: Places, image: str, *, dialect: Dialect, written: Sequence[int]) -> list[tuple[str, str]]:
-    """The id and the text of every row of an image, from what ``to_places`` gives."""
-    labels = written if dialect.per_class else written[:1]
+def encode_rows(
+    places: Places, image: str, *, dialect: Dialect, written: Sequence[int]
+) -> list[tuple[str, tuple[str, ...]]]:
+    """The key and the cells of every row of an image, from what ``to_places`` gives."""
+    labels, size = written if dialect.per_class else written[:1], (places.shape[0], places.shape[1])
     all_runs = encode_labels(places, range(1, len(labels) + 1), order=dialect.order, base=dialect.base)
-    return [(dialect.key(image, label), _text(runs, dialect)) for label, runs in zip(labels, all_runs, strict=True)]
+    rows = []
+    for label, runs in zip(labels, all_runs, strict=True):
+        for own in _instances(runs, size, dialect):
+            rows.append((dialect.key(image, label), dialect.cells(image, label, _text(own, size, dialect), size)))
+    return rows
 
 
-def _text(runs: Runs, dialect: Dialect) -> str:
-    return format_runs(runs, relative=dialect.relative) if len(runs) else dialect.empty
+def _instances(runs: Runs, size: Size, dialect: Dialect) -> list[Runs]:
+    """The runs of each row of a class; one row of none where the absent has a row, too."""
+    if not len(runs):
+        return [runs] if dialect.absent == "row" else []
+    if not dialect.instances:
+        return [runs]
+    from visionapps.inference.run_components import components  # numba takes a while to import
+
+    line_px = size[1] if dialect.order == "row" else size[0]
+    return components(runs, line_px, neighbours=dialect.instances, base=dialect.base)
+
+
+def _text(runs: Runs, size: Size, dialect: Dialect) -> str:
+    if not len(runs):
+        return ""
+    if dialect.encoding == "pairs":
+        return format_runs(runs, relative=dialect.relative)
+    counts = runs_to_coco(runs, size, base=dialect.base)["counts"]
+    if dialect.encoding == "coco":
+        return counts
+    return base64.b64encode(zlib.compress(counts.encode("ascii"), 9)).decode("ascii")
+
+
+def parse_text(text: str, dialect: Dialect, size: Size | None = None) -> Runs:
+    """The runs that the text of a row means.
+
+    Args:
+        text: as ``Row.text`` has it; "" gives none.
+        dialect: its rules.
+        size: (H, W) where it is known: COCO's counts must add up to it.
+
+    Raises:
+        DataError: the text is malformed, or does not belong to a mask of that size.
+    """
+    if dialect.encoding == "pairs":
+        return parse_runs(text, relative=dialect.relative)
+    if not text:
+        return np.zeros((0, 2), np.int64)
+    runs, pixels = counts_to_runs(_counts(text, dialect), base=dialect.base)
+    if size is not None and pixels != size[0] * size[1]:
+        raise DataError(
+            f"the counts add up to {pixels} pixels, but a mask of {size[0]} x {size[1]} has {size[0] * size[1]}; "
+            "check the size"
+        )
+    return runs
+
+
+def _counts(text: str, dialect: Dialect) -> bytes:
+    try:
+        if dialect.encoding == "coco":
+            return text.strip().encode("ascii")
+        inflate = zlib.decompressobj()
+        counts = inflate.decompress(base64.b64decode(text.strip(), validate=True), _INFLATED_LIMIT)
+    except (UnicodeEncodeError, binascii.Error, zlib.error, ValueError) as error:
+        raise DataError(f"the text cannot be read as {dialect.encoding} ({error}); check --encoding") from error
+    if not inflate.eof:
+        raise DataError(f"the deflated counts are cut off, or inflate to more than {_INFLATED_LIMIT} bytes")
+    return counts
 
 
 def decode_rows(rows: Iterable[Row], size: Size, *, dialect: Dialect, written: Sequence[int]) -> Places:
@@ -112,13 +196,24 @@ def decode_rows(rows: Iterable[Row], size: Size, *, dialect: Dialect, written: S
         DataError: runs are malformed or leave the image, or two rows claim one pixel.
     """
     place = {label: i for i, label in enumerate(written, 1)} if dialect.per_class else {1: 1}
-    runs = {place[label]: own for label, own in row_runs(rows, dialect).items()}
+    runs = {place[label]: own for label, own in row_runs(rows, dialect, size).items()}
     return decode_labels(runs, size, order=dialect.order, base=dialect.base)
 
 
-def row_runs(rows: Iterable[Row], dialect: Dialect) -> dict[int, Runs]:
-    """The runs of an image by label; those of a binary row under 1."""
-    return {1 if row.label is None else row.label: parse_runs(row.text, relative=dialect.relative) for row in rows}
+def row_runs(rows: Iterable[Row], dialect: Dialect, size: Size | None = None) -> dict[int, Runs]:
+    """The runs of an image by label; those of a binary row under 1. Instances of a class are put together by start.
+
+    Raises:
+        DataError: a text is malformed.
+    """
+    found: dict[int, list[Runs]] = {}
+    for row in rows:
+        found.setdefault(1 if row.label is None else row.label, []).append(parse_text(row.text, dialect, size))
+    return {label: runs[0] if len(runs) == 1 else _by_start(np.concatenate(runs)) for label, runs in found.items()}
+
+
+def _by_start(runs: Runs) -> Runs:
+    return runs[np.argsort(runs[:, 0], kind="stable")]
 
 
 def read_submission(path: Path, dialect: Dialect) -> list[Row]:
@@ -141,15 +236,23 @@ def parse_rows(path: Path, dialect: Dialect, *, problems: list[str]) -> Iterator
             if tuple(cells) != dialect.header:
                 problems.append(f"line 1: header {','.join(cells)!r}, but {','.join(dialect.header)!r} is expected")
             continue
-        if len(cells) != 2:
-            problems.append(f"line {line}: {len(cells)} columns, but 2 are expected ({', '.join(dialect.header)})")
+        width = len(dialect.header)
+        if len(cells) != width:
+            titles = ", ".join(dialect.header)
+            problems.append(f"line {line}: {len(cells)} columns, but {width} are expected ({titles})")
             continue
         try:
-            image, label = dialect.split_key(cells[0])
+            image, label, text, size = dialect.split(cells)
         except DataError as error:
             problems.append(f"line {line}: {error}")
             continue
-        yield Row(line, cells[0], image, label, "" if cells[1].strip() == dialect.empty else cells[1])
+        yield Row(line, _key(cells, dialect), image, label, text, size)
+
+
+def _key(cells: Sequence[str], dialect: Dialect) -> str:
+    """The cells that tell rows apart, as they stand in the file."""
+    forms = zip(dialect.columns, cells, strict=True)
+    return ",".join(cell for form, cell in forms if "{id}" in form or "{class}" in form)
 
 
 def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
