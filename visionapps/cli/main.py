@@ -17,6 +17,7 @@ VERBS = {
     "convert": "annotations of objects between COCO, VOC, YOLO and CSV, with a count of what is lost",
     "proposals": "boxes that may hold objects, by selective search, and how many objects they cover",
     "fit": "train a model from one YAML file",
+    "folds": "train k folds, predict every photo with the model that never saw it, cross-validated scores",
     "probe": "fit the last layer of a classifier alone, to features computed once, in seconds",
     "export": "turn a checkpoint into a bundle: YAML, safetensors and a card",
     "compress": "make a bundle smaller: pruning, shared, ternary or binary weights, with a table of what it costs",
@@ -24,6 +25,7 @@ VERBS = {
     "seams": "how much a map changes where tiles meet, measured on two lattices",
     "evaluate": "Dice and IoU of maps; COCO and VOC scores of detections, and what is wrong with them",
     "submit": "write a run-length CSV for Kaggle, or verify one",
+    "score": "score a submission CSV against the truth by the competition's metric",
     "models": "list the models and backbones that can be built",
 }
 

@@ -177,3 +177,20 @@ def overlaps(items: Sequence[FoldItem], boxes: dict[str, Box], plan: FoldPlan) -
             one, other = sorted((placed[i].name, placed[int(near[best])].name))
             found.setdefault((one, other), Leak("overlap", one, other, float(shares[best])))
     return list(found.values())
+
+
+def leaks(plan: FoldPlan, items: Sequence[FoldItem], thumbnails: np.ndarray, boxes: dict[str, Box]) -> list[Leak]:
+    """What a model of the plan would see of photos that it is judged on: near-duplicates first, then common ground.
+
+    Args:
+        plan: of the items; photos that it keeps in a buffer train nobody.
+        items: all photos of the dataset.
+        thumbnails: of them, see pictures.
+        boxes: where they lie, see ground_boxes.
+    """
+    found = alike(items, thumbnails, [plan.folds[item.name] for item in items]) + overlaps(items, boxes, plan)
+    return [
+        leak
+        for leak in found
+        if plan.saw(plan.folds[leak.one], leak.other) or plan.saw(plan.folds[leak.other], leak.one)
+    ]

@@ -3,6 +3,7 @@
 Shapes: N photos, G groups, K classes, F features that are spread evenly, k folds.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -63,12 +64,7 @@ def plan_folds(
 
     Source: Sechidis, Tsoumakas, Vlahavas, On the stratification of multi-label data, 2011.
     """
-    if k < 2:
-        raise ConfigError(f"folds: k {k} must be at least 2")
-    if buffer < 0:
-        raise ConfigError(f"folds: buffer {buffer:g} must not be negative")
-    if stratify not in get_args(Stratify):
-        raise ConfigError(f"folds: stratify {stratify!r} is unknown; choose from {', '.join(get_args(Stratify))}")
+    _require_sense(k, stratify, buffer)
     joined = _joined(items, together)
     names = sorted(set(joined.values()))
     if len(names) < k:
@@ -80,25 +76,38 @@ def plan_folds(
     of = dict(zip(names, chosen.tolist(), strict=True))
     folds = {item.name: int(of[joined[item.group]]) for item in items}
     excluded = _excluded(folds, boxes or {}, buffer, k) if buffer else {}
-    trimmed = _trimmed(items, folds, round(buffer), k) if buffer else {}
+    trimmed = _trimmed(items, folds, math.ceil(buffer), k) if buffer else {}
     trimmed, excluded = _without_empty(trimmed, excluded)
-    for fold in range(k):
-        trains = [n for n, own in folds.items() if own != fold and n not in excluded.get(fold, ())]
-        if not trains:
-            raise DataError(
-                f"folds: with a buffer of {buffer:g} nothing is left to train on in fold {fold}; make it smaller"
-            )
-    plain = {"group": None, "block_px": None, "block_m": None} | dict(rule or {})
-    return FoldPlan(
+    plan = FoldPlan(
         k=k,
         seed=seed,
-        rule=plain | {"stratify": stratify, "buffer": buffer},
+        rule={"group": None, "block_px": None, "block_m": None, **(rule or {}), "stratify": stratify, "buffer": buffer},
         folds=folds,
         groups={item.name: item.group for item in items},
         digests={item.name: item.digest for item in items},
         excluded=excluded,
         trimmed=trimmed,
     )
+    _require_training(plan)
+    return plan
+
+
+def _require_sense(k: int, stratify: str, buffer: float) -> None:
+    if k < 2:
+        raise ConfigError(f"folds: k {k} must be at least 2")
+    if not 0 <= buffer < math.inf:
+        raise ConfigError(f"folds: buffer {buffer:g} must not be negative")
+    if stratify not in get_args(Stratify):
+        raise ConfigError(f"folds: stratify {stratify!r} is unknown; choose from {', '.join(get_args(Stratify))}")
+
+
+def _require_training(plan: FoldPlan) -> None:
+    for fold in range(plan.k):
+        if not any(plan.saw(fold, name) for name in plan.folds):
+            raise DataError(
+                f"folds: with a buffer of {plan.rule['buffer']:g} nothing is left to train on in fold {fold}; make it "
+                "smaller"
+            )
 
 
 def class_table(plan: FoldPlan, items: Sequence[FoldItem]) -> np.ndarray:

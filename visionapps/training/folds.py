@@ -1,0 +1,196 @@
+"""Training the folds of a plan, each a run of its own in a folder of its own; what is done is not done again."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+
+from visionapps.competition.oof import OofWriter
+from visionapps.competition.predicting import predict_photos
+from visionapps.data.folds import FoldPlan
+from visionapps.data.store import Photo
+from visionapps.errors import ConfigError, DataError, OutputError
+from visionapps.files import refuse_existing, whole_output
+from visionapps.inference.bundle import Bundle, from_checkpoint, load
+from visionapps.inference.engine import Engine
+from visionapps.inference.network import Network
+from visionapps.inference.products import Products
+from visionapps.inference.views import ONE_VIEW, Views
+from visionapps.training.run import LAST, fit
+
+HEAD, PLAN, RUN, BUNDLE = "folds.json", "plan.json", "run.yaml", "bundle"
+_DONE = "done.json"  # in the folder of a fold whose bundle is written
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Study:
+    """A folder of runs over the folds of one plan.
+
+    Attributes:
+        out: the folder; ``fold_N`` in it is the run of fold N, ``plan.json`` the plan.
+        config: the YAML file of the run that all folds share.
+        plan: who validates where.
+        settings: of the command line, which replace those of the file.
+    """
+
+    out: Path
+    config: Path
+    plan: FoldPlan
+    settings: tuple[str, ...] = ()
+
+    def folder(self, fold: int) -> Path:
+        """The run of a fold."""
+        return self.out / f"fold_{fold}"
+
+    def bundle(self, fold: int) -> Path:
+        """The bundle of a fold."""
+        return self.folder(fold) / BUNDLE
+
+    def done(self, fold: int) -> bool:
+        """Whether a fold is trained and its bundle written."""
+        return (self.folder(fold) / _DONE).is_file()
+
+    def begin(self, *, resume: bool) -> None:
+        """Make the folder, or see that it holds this very study.
+
+        Raises:
+            OutputError: it holds something else, or a study of another config or plan, or resume is off.
+        """
+        head = {"config": _plain(self.config), "settings": list(self.settings), "plan": self.plan.key}
+        path = self.out / HEAD
+        if not path.is_file():
+            refuse_existing(self.out, overwrite=False)
+            with whole_output(path) as part:
+                part.write_text(json.dumps(head, indent=1) + "\n")
+            self.plan.save(self.out / PLAN)
+            return
+        if not resume:
+            raise OutputError(
+                f"{self.out}: holds folds already; go on with --resume (what is trained is not trained again), or "
+                "choose another folder with --out"
+            )
+        try:
+            old = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: damaged ({error}); choose another folder with --out") from error
+        for key, what in (
+            ("plan", "another fold plan"),
+            ("config", f"another config than {self.config} is now"),
+            ("settings", f"other settings ({' '.join(old.get('settings', [])) or 'none'})"),
+        ):
+            if old.get(key) != json.loads(json.dumps(head[key])):
+                raise OutputError(
+                    f"{self.out}: its folds were trained with {what}{_difference(old, head, key)}; folds of one study "
+                    "must be trained alike: go back to that, or choose another folder with --out"
+                )
+
+
+def fold_config(config: Path, plan: Path, rule: Mapping[str, Any], fold: int) -> str:
+    """The YAML of a fold's run: the config with a split that follows the plan.
+
+    Raises:
+        ConfigError: the config has no dataset.
+    """
+    content = _plain(config)
+    data = content.get("data") if isinstance(content, Mapping) else None
+    place = data.get("init_args", data) if isinstance(data, Mapping) else None
+    dataset = place.get("dataset") if isinstance(place, Mapping) else None
+    if not isinstance(dataset, dict):
+        raise ConfigError(f"{config}: has no dataset under data; write it at data.init_args.dataset")
+    split = {key: rule.get(key) for key in ("group", "block_px", "block_m") if rule.get(key) is not None}
+    dataset["split"] = {**split, "plan": str(plan.absolute()), "fold": fold}
+    head = f"# Fold {fold} of {plan}; made by `visionapps folds` from {config}.\n"
+    return head + yaml.safe_dump(content, sort_keys=False)
+
+
+def train_fold(study: Study, fold: int) -> Bundle:
+    """Train a fold to its end, going on where it stopped, and write its bundle; a finished one is read.
+
+    Raises:
+        VisionAppsError: the run cannot be built, or its data are not good.
+    """
+    folder = study.folder(fold)
+    if study.done(fold):
+        log.info("fold %d is trained already", fold)
+        return load(study.bundle(fold))
+    begun = (folder / "checkpoints" / LAST).is_file()
+    config = folder / RUN
+    with whole_output(config, overwrite=True) as part:
+        part.write_text(fold_config(study.config, study.out / PLAN, study.plan.rule, fold))
+    finished = fit(config, folder, list(study.settings), resume=begun)
+    bundle = from_checkpoint(finished.checkpoint)
+    if finished.first:
+        bundle.save(study.bundle(fold), overwrite=True)
+        with whole_output(folder / _DONE, overwrite=True) as part:
+            part.write_text(json.dumps({"fold": fold, "plan": study.plan.key, "seconds": finished.seconds}) + "\n")
+    return bundle
+
+
+def predict_fold(
+    study: Study,
+    fold: int,
+    photos: Sequence[Photo],
+    writer: OofWriter,
+    *,
+    views: Views = ONE_VIEW,
+    device: str = "auto",
+) -> None:
+    """Write the out-of-fold predictions of one fold.
+
+    Args:
+        study: whose fold is trained.
+        fold: its number.
+        photos: of the whole dataset; those that validate in the fold are predicted.
+        writer: of the store.
+        views: at test time.
+        device: see choose_device.
+
+    Raises:
+        DataError: photos of the fold are missing.
+        OutputError: the store has the fold already, or cannot be written.
+    """
+    from tqdm import tqdm
+
+    bundle = load(study.bundle(fold))
+    wanted = set(study.plan.names(fold))
+    chosen = [photo for photo in photos if photo.name in wanted]
+    # As in training and as `evaluate` judges: single precision, the tiles that predict chooses.
+    network = Network([bundle.segmentor], views=views, device=device, precision="fp32")
+    engine = Engine(network, products=Products(("probabilities",)))
+    masked = any(sum(photo.class_pixels) for photo in chosen)
+    with (
+        tqdm(desc=f"fold {fold} out of fold", total=len(chosen), unit="photo", disable=None, leave=False) as bar,
+        writer.fold(fold, {"bundle": str(study.bundle(fold)), "fold": fold}) as folder,
+    ):
+        predict_photos(engine, chosen, folder, truth=masked, progress=lambda _: cast(None, bar.update()))
+
+
+def _plain(config: Path) -> Any:
+    try:
+        return yaml.safe_load(config.read_text())
+    except FileNotFoundError as error:
+        raise ConfigError(f"{config}: no such file; give the YAML file of a run, see configs/") from error
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{config}: is no YAML ({' '.join(str(error).split())})") from error
+
+
+def _difference(old: Mapping[str, Any], new: Mapping[str, Any], key: str) -> str:
+    """The first place where two configs differ, for a message."""
+    if key != "config":
+        return ""
+    before, after = _flat(old.get(key)), _flat(new[key])
+    for name in sorted(before.keys() | after.keys()):
+        if before.get(name) != after.get(name):
+            return f" ({name} was {before.get(name)!r}, is {after.get(name)!r})"
+    return ""
+
+
+def _flat(content: Any, where: str = "") -> dict[str, Any]:
+    if isinstance(content, Mapping):
+        return {n: v for key, value in content.items() for n, v in _flat(value, f"{where}.{key}".lstrip(".")).items()}
+    return {where: content}
