@@ -1,0 +1,289 @@
+"""Rules searched on the competition's own metric, from out-of-fold predictions alone.
+
+Coordinate descent over classes: all rules of one class are tried while those of the others stand. What a class loses
+falls to its rival, so every candidate is judged exactly, for all classes that it touches, from tables of counts.
+
+Shapes: K classes, I photos, T candidates, R photos in which a class takes part.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from visionapps.competition.calibration import Calibration, Kind, fit_calibration, histograms
+from visionapps.competition.components import EVEN, Contest, contest
+from visionapps.competition.objective import Objective
+from visionapps.competition.postprocess import PostProcess, Rule, to_share
+from visionapps.competition.search import Choice, ClassSearch, Ledger
+from visionapps.competition.tables import UnitList, Units, component_units, hole_units, level_units
+from visionapps.errors import ConfigError, DataError
+from visionapps.metrics.competition import CompetitionMetric
+from visionapps.metrics.measures import areas as pixels
+from visionapps.structures import LabelSpace
+
+RULES = ("threshold", "triplet", "min_area", "min_present", "keep", "holes")
+_IN_MEMORY = 2**31  # bytes of contests; of more, they lie in a temporary file
+_STEP = {True: 16, False: 12}  # levels between thresholds whose components are counted: with, without a background
+_LOWEST, _HIGHEST = 32, 250
+_GROWTH, _LARGEST = 1.5, 8  # areas tried: each so many times the last, up to the photo's by so many
+_SWEEPS = 4
+Bar = Callable[[Sequence[str], str], Iterable[str]]
+
+
+class Predictions(Protocol):
+    """Out-of-fold predictions; see OofStore."""
+
+    @property
+    def labels(self) -> LabelSpace: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    def fold(self, name: str) -> int: ...
+    def scores(self, name: str) -> NDArray[np.uint8]: ...
+    def truth(self, name: str) -> NDArray[np.uint8]: ...
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What is searched.
+
+    Attributes:
+        rules: any of RULES.
+        calibration: fitted before the search, for each class; None: scores are probabilities.
+        background: its label; None: classes compete with the runner-up.
+        seed: of the order in which classes are searched.
+    """
+
+    rules: tuple[str, ...] = ("threshold", "min_area", "holes")
+    calibration: Kind | None = None
+    background: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        unknown = [rule for rule in self.rules if rule not in RULES]
+        if unknown:
+            raise ConfigError(f"rules: {', '.join(unknown)} unknown; choose from {', '.join(RULES)}")
+        if not self.rules and self.calibration is None:
+            raise ConfigError(f"rules: nothing to tune; choose from {', '.join(RULES)}, or a calibration")
+
+    @property
+    def bottoms(self) -> tuple[int, ...]:
+        """Levels whose components are counted; fixed beforehand, so that a nested estimate is honest."""
+        if not {"triplet", "min_area", "keep"} & set(self.rules):
+            return ()
+        if not {"threshold", "triplet"} & set(self.rules):
+            return (EVEN,)
+        lowest = _LOWEST if self.background is not None else EVEN
+        return tuple(range(lowest, _HIGHEST, _STEP[self.background is not None]))
+
+
+@dataclass(eq=False)
+class Contests:
+    """Who wins each pixel of each photo, and the truth; all that tuning reads of the scores."""
+
+    names: tuple[str, ...]
+    won: list[Contest] = field(default_factory=list)
+    truth: list[NDArray[np.uint8]] = field(default_factory=list)
+
+    @classmethod
+    def read(cls, store: Predictions, tables: NDArray[np.float32], background: int | None, bar: Bar) -> "Contests":
+        """One pass over the scores.
+
+        Raises:
+            DataError: scores and truth of a photo differ in size, or the truth has no labelled pixel at all.
+        """
+        found = cls(store.names)
+        held = 0
+        for name in bar(store.names, "reading scores"):
+            won, truth = contest(store.scores(name), tables, background), store.truth(name)
+            if truth.shape != won.level.shape:
+                raise DataError(f"{name}: scores of {won.level.shape} px, but true labels of {truth.shape} (H, W)")
+            held += 4 * truth.size
+            planes = [_put_away(plane) if held > _IN_MEMORY else plane for plane in (*won, truth)]
+            found.won.append(Contest(*planes[:3]))
+            found.truth.append(planes[3])
+        return found
+
+
+def _put_away(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    with tempfile.TemporaryFile() as file:  # the map keeps it alive
+        kept: NDArray[np.uint8] = np.memmap(file, np.uint8, "w+", shape=plane.shape)
+    kept[:] = plane
+    return kept
+
+
+class Counted(NamedTuple):
+    """The tables of all photos."""
+
+    levels: list[Units]  # by class
+    pieces: dict[int, list[Units]]  # by lower threshold, by class
+    both: NDArray[np.int64]  # (I, K) of the argmax
+    predicted: NDArray[np.int64]
+    true: NDArray[np.int64]
+
+
+class Tuner:
+    """Finds rules for photos of a store, and applies them to others."""
+
+    def __init__(
+        self, store: Predictions, metric: CompetitionMetric, tuning: Tuning, *, bar: Bar = lambda names, text: names
+    ) -> None:
+        """
+        Args:
+            store: the predictions; every fold must be there.
+            metric: what the competition scores by.
+            tuning: what is searched.
+            bar: shows progress.
+
+        Raises:
+            ConfigError: the metric cannot be tuned on, or does not belong to these classes.
+            DataError: a photo has no truth.
+        """
+        classes = len(store.labels)
+        if metric.classes != classes:
+            raise ConfigError(f"metric {metric.name} of {metric.classes} classes, but the predictions have {classes}")
+        if not store.names:
+            raise DataError("the store holds no photo; predict at least one fold")
+        self.store, self.metric, self.tuning = store, metric, tuning
+        self.objective = Objective(metric)
+        self.folds = np.array([store.fold(name) for name in store.names])
+        self._bar = bar
+        self._plain = PostProcess.none(classes, tuning.background)
+        self._histograms: NDArray[np.int64] | None = None
+        self._contests: Contests | None = None
+        self._counted: Counted | None = None
+
+    def tune(self, chosen: NDArray[np.bool_]) -> PostProcess:
+        """The rules that suit some photos best.
+
+        Args:
+            chosen: (I,) photos that may be looked at.
+        """
+        calibrations = self.calibrations(chosen)
+        contests = self.contests(calibrations)
+        if calibrations is not None or self._counted is None:
+            self._counted = self._count(contests)
+        counted = self._counted
+        search = ClassSearch(self.tuning.rules, areas=_areas(contests), lowest=self._lowest)
+        ledger = Ledger(self.objective, counted.both, counted.predicted, counted.true, chosen)
+        choices = self._descend(search, ledger, counted, chosen)
+        found = self._process(choices, calibrations)
+        if "holes" in self.tuning.rules:
+            choices = self._fill(search, ledger, contests, found, choices, chosen)
+            found = self._process(choices, calibrations)
+        return found
+
+    @property
+    def _lowest(self) -> int:
+        """The lowest threshold that means anything: a runner-up never has more than the winner."""
+        return 1 if self.tuning.background is not None else EVEN
+
+    def calibrations(self, chosen: NDArray[np.bool_]) -> list[Calibration | None] | None:
+        """Of each class, fitted to the chosen photos; None where none is wanted."""
+        kind = self.tuning.calibration
+        if kind is None:
+            return None
+        if self._histograms is None:
+            names = self._bar(self.store.names, "calibrating")
+            self._histograms = np.stack([histograms(self.store.scores(n), self.store.truth(n)) for n in names])
+        return [fit_calibration(kind, own) for own in self._histograms[chosen].sum(0)]
+
+    def contests(self, calibrations: list[Calibration | None] | None) -> Contests:
+        """Of all photos; those without calibrations are kept."""
+        if calibrations is None and self._contests is not None:
+            return self._contests
+        tables = self._process([Choice()] * len(self.store.labels), calibrations).tables
+        found = Contests.read(self.store, tables, self.tuning.background, self._bar)
+        if calibrations is None:
+            self._contests = found
+        return found
+
+    def counts(self, process: PostProcess | None = None) -> NDArray[np.float64]:
+        """(I, ...) what every photo brings to the metric, drawn with these rules; None: with none, the argmax."""
+        process = process or self._plain
+        calibrated = [rule.calibration for rule in process.rules]
+        contests = self.contests(calibrated if any(calibrated) else None)
+        photos = zip(contests.won, contests.truth, strict=True)
+        return np.stack([self.metric.count(process.labels(won), truth) for won, truth in photos])
+
+    def _count(self, contests: Contests) -> Counted:
+        classes = len(self.store.labels)
+        levels, pieces = UnitList(classes), {bottom: UnitList(classes) for bottom in self.tuning.bottoms}
+        both, predicted, true = (np.zeros((len(contests.names), classes), np.int64) for _ in range(3))
+        for i, _ in enumerate(self._bar(contests.names, "counting")):
+            won, truth = contests.won[i], contests.truth[i]
+            levels.add(level_units(i, won, truth, classes))
+            for bottom, units in pieces.items():
+                units.add(component_units(i, won, truth, bottoms=np.full(256, bottom), classes=classes))
+            both[i], predicted[i], true[i] = pixels(self._plain.labels(won), truth, classes)
+        return Counted(
+            levels.by_class(), {bottom: units.by_class() for bottom, units in pieces.items()}, both, predicted, true
+        )
+
+    def _descend(
+        self, search: ClassSearch, ledger: Ledger, counted: Counted, chosen: NDArray[np.bool_]
+    ) -> list[Choice]:
+        """Class after class until no class has anything to gain."""
+        classes = len(self.store.labels)
+        random = np.random.default_rng(self.tuning.seed)
+        choices = [Choice()] * classes
+        searchable = [k for k in range(classes) if k != self.tuning.background]
+        own = {
+            k: (counted.levels[k].of(chosen), {b: units[k].of(chosen) for b, units in counted.pieces.items()})
+            for k in searchable
+        }
+        for _ in range(_SWEEPS):
+            before = list(choices)
+            for k in random.permutation(searchable).tolist():
+                choices[k] = search.best(ledger, k, choices[k], *own[k])
+            if choices == before:
+                break
+        return choices
+
+    def _fill(
+        self,
+        search: ClassSearch,
+        ledger: Ledger,
+        contests: Contests,
+        process: PostProcess,
+        choices: list[Choice],
+        chosen: NDArray[np.bool_],
+    ) -> list[Choice]:
+        """Holes, of the labels that the other rules leave; class by class as they are filled."""
+        classes = len(choices)
+        found = UnitList(classes)
+        for i in np.flatnonzero(chosen).tolist():
+            labels = process.labels(contests.won[i])
+            for k in np.unique(labels).tolist():
+                if k != self.tuning.background:
+                    found.add(hole_units(i, labels, contests.truth[i], k, classes))
+        units = found.by_class()
+        return [search.fill(ledger, k, choice, units[k]) for k, choice in enumerate(choices)]
+
+    def _process(self, choices: Sequence[Choice], calibrations: list[Calibration | None] | None) -> PostProcess:
+        rules = [
+            Rule(
+                threshold=to_share(choice.top),
+                bottom=to_share(choice.bottom) if choice.bottom < choice.top else None,
+                min_area=choice.min_area,
+                min_present=choice.min_present,
+                keep=choice.keep,
+                holes=choice.holes,
+                calibration=calibrations[k] if calibrations else None,
+            )
+            for k, choice in enumerate(choices)
+        ]
+        return PostProcess(tuple(rules), background=self.tuning.background)
+
+
+def _areas(contests: Contests) -> tuple[int, ...]:
+    """Pixels that are tried as the smallest of a component: 0, 4, 6, 9, ... up to a part of the median photo."""
+    largest = int(np.median([truth.size for truth in contests.truth])) // _LARGEST
+    found, area = [0], 4.0
+    while area <= largest:
+        found.append(round(area))
+        area *= _GROWTH
+    return tuple(found)
