@@ -65,10 +65,10 @@ def resize_nearest(labels: NDArray[Any], size: Size, rule: Nearest = "pillow") -
 def _nearest(count: int, full: int, rule: Nearest) -> NDArray[np.int64]:
     if rule == "pillow":
         # In whole numbers, so that no centre that falls on an edge is rounded to the wrong side.
-        below: NDArray[np.int64] = (2 * np.arange(count) + 1) * full // (2 * count)
-        return below
+        return (2 * np.arange(count) + 1) * full // (2 * count)
     # In OpenCV's own floats, which do round some edges to the side before: floor(i * H / h) differs from it.
-    return np.minimum(np.floor(np.arange(count) * (1.0 / (count / full))).astype(np.int64), full - 1)
+    corners = np.floor(np.arange(count) * (1.0 / (count / full))).astype(np.int64)
+    return np.asarray(np.minimum(corners, full - 1))
 
 
 def to_places(
