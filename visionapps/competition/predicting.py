@@ -16,7 +16,7 @@ from visionapps.data.store import Photo
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.engine import Engine, Scene
 from visionapps.inference.products import LEVELS
-from visionapps.inference.sources import ArraySource
+from visionapps.inference.sources import INVALID, ArraySource
 from visionapps.inference.tiling import Tiling
 from visionapps.metrics.confusion import Confusion, Scores, argmax_labels
 from visionapps.windows import Window
@@ -73,8 +73,29 @@ def _bands(results: Iterable[Any]) -> Iterator[np.ndarray]:
     for _, outcome in results:
         if isinstance(outcome, DataError):
             raise outcome
-        # A pixel without data (NaN) has no probability of anything: 0 in all planes.
-        yield np.where(outcome.planes[1:] == 255, np.uint8(0), _TO_STORE[np.minimum(outcome.planes[1:], LEVELS)])
+        yield to_levels(outcome.planes[1:], outcome.planes[0])
+
+
+def to_levels(planes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Probabilities as a store has them, of which the largest is that of the label.
+
+    Where rounding to 8 bits made two classes equal, or turned them round, the label's plane is raised over the others:
+    so what is judged out of fold is the very map that the model draws.
+
+    Args:
+        planes: (K, h, w) uint8 of the engine, round(254 * p), 255 where there is no data.
+        labels: (h, w) uint8 that the engine draws, of scores that were not rounded.
+
+    Returns:
+        (K, h, w) uint8, round(255 * p) within one level; 0 in all planes where there is no data.
+    """
+    levels = np.asarray(_TO_STORE[planes])
+    levels[:, labels == INVALID] = 0
+    first = argmax_labels(torch.from_numpy(levels)[None])[0].numpy()
+    rows, cols = np.nonzero((first != labels) & (labels != INVALID))
+    if len(rows):
+        levels[labels[rows, cols], rows, cols] = levels[first[rows, cols], rows, cols] + 1
+    return levels
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,7 @@ def plan_folds(
     of = dict(zip(names, chosen.tolist(), strict=True))
     folds = {item.name: int(of[joined[item.group]]) for item in items}
     excluded = _excluded(folds, boxes or {}, buffer, k) if buffer else {}
-    trimmed = _trimmed(items, folds, math.ceil(buffer), k) if buffer else {}
-    trimmed, excluded = _without_empty(trimmed, excluded)
+    trimmed, excluded = _without_empty(_trimmed(items, folds, math.ceil(buffer), k) if buffer else {}, excluded)
     plan = FoldPlan(
         k=k,
         seed=seed,
