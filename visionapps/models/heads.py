@@ -163,7 +163,7 @@ def _deconvnet(levels: tuple[Level, ...], num_classes: int, width: int | None) -
 
 
 def _smp(decoder: str, levels: tuple[Level, ...], num_classes: int, width: int | None) -> Decoder:
-    narrow: dict[str, Any] = {} if width is None else _SMP_WIDTHS.get(decoder, lambda _: {})(width)
+    narrow = _SMP_WIDTHS[decoder](width) if width is not None and decoder in _SMP_WIDTHS else {}
     return SmpDecoder(levels, num_classes, name=decoder, options=narrow)
 
 
