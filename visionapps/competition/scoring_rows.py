@@ -1,0 +1,210 @@
+"""Rows of a submission, of a solution file or of a folder of true masks, as runs by image and class."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from visionapps.errors import DataError
+from visionapps.inference.dialects import Dialect
+from visionapps.inference.submission import mask_files, read_masks
+from visionapps.inference.submission_rows import Row, csv_lines, parse_text, to_places
+from visionapps.masks import Runs, check_runs, encode_labels, merge_runs
+from visionapps.metrics.run_areas import RunTable
+
+Cell = tuple[str, int]  # image and label; the label of a binary row is 1
+Size = tuple[int, int]
+
+USAGE = "Usage"  # the column of Kaggle's solution files that tells the public rows from the private ones
+_SHOWN = 5  # ids or problems that a message lists
+
+
+@dataclass(frozen=True)
+class RowSet:
+    """What one side says.
+
+    Attributes:
+        source: of messages.
+        runs: of each (image, label) in the order of the file; several where objects have rows of their own.
+        usage: of each, where a column tells it.
+        sizes: (H, W) of images, where it is told.
+        ascending: whether a file's rows may be compared with another's by order; a folder has none.
+    """
+
+    source: Path
+    runs: dict[Cell, list[Runs]]
+    usage: dict[Cell, str] = field(default_factory=dict)
+    sizes: dict[str, Size] = field(default_factory=dict)
+    ascending: bool = True
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """In the order in which they are first named."""
+        return tuple(dict.fromkeys(image for image, _ in self.runs))
+
+
+def read_rows(path: Path, dialect: Dialect, *, usage: str | None = None) -> RowSet:
+    """The rows of a CSV.
+
+    Args:
+        path: the file.
+        dialect: its rules.
+        usage: of a solution file: the title of the column that divides its rows. Other columns are passed over. None:
+            a submission, which has the columns of the dialect and no others.
+
+    Raises:
+        DataError: it cannot be read, or rows are malformed, doubled or overlap; all that is wrong is counted.
+    """
+    found = RowSet(path, {})
+    problems: list[str] = []
+    lines: dict[Cell, int] = {}
+    for row, part in _rows(path, dialect, usage, problems):
+        cell = row.image, 1 if row.label is None else row.label
+        if cell in found.runs and not dialect.instances:
+            problems.append(f"line {row.line} ({row.key}): stands there already, in line {lines[cell]}")
+            continue
+        if part is not None and found.usage.setdefault(cell, part) != part:
+            problems.append(f"line {row.line} ({row.key}): {usage} {part!r}, but {found.usage[cell]!r} above")
+        if row.size is not None and found.sizes.setdefault(row.image, row.size) != row.size:
+            problems.append(f"line {row.line} ({row.key}): size {row.size}, but {found.sizes[row.image]} above")
+        try:
+            runs = parse_text(row.text, dialect, row.size or dialect.resize)
+        except DataError as error:
+            problems.append(f"line {row.line} ({row.key}): {error}")
+            continue
+        lines.setdefault(cell, row.line)
+        found.runs.setdefault(cell, [])
+        if len(runs):
+            found.runs[cell].append(runs)
+    problems += _run_problems(found, dialect)
+    _refuse(path, problems)
+    return found
+
+
+def _rows(path: Path, dialect: Dialect, usage: str | None, problems: list[str]) -> Iterator[tuple[Row, str | None]]:
+    """Rows and what they are for; the columns may stand in any order where there may be others."""
+    (_, header), *lines = csv_lines(path)
+    if (usage is None and tuple(header) != dialect.header) or not set(dialect.header) <= set(header):
+        raise DataError(
+            f"{path}: header {','.join(header)!r}, but the dialect has {','.join(dialect.header)!r}; choose another "
+            "--dialect, or exchange the two files"
+        )
+    places = [header.index(title) for title in dialect.header]
+    use = header.index(usage) if usage in header else None
+    for line, cells in lines:
+        if len(cells) != len(header):
+            problems.append(f"line {line}: {len(cells)} columns, but the header has {len(header)}")
+            continue
+        own = [cells[i] for i in places]
+        try:
+            image, label, text, size = dialect.split(own)
+        except DataError as error:
+            problems.append(f"line {line}: {error}")
+            continue
+        key = dialect.key(image, 1 if label is None else label)
+        yield Row(line, key, image, label, text, size), None if use is None else cells[use].strip()
+
+
+def _run_problems(rows: RowSet, dialect: Dialect) -> Iterator[str]:
+    """Of each image the first row that is malformed; else two rows that claim one pixel."""
+    groups = list(rows.runs.items())
+    flat = [(cell, runs) for cell, own in groups for runs in own]
+    table = RunTable.of([runs for _, runs in flat], base=dialect.base)
+    bad = table.malformed(None)
+    sizes = {image: size[0] * size[1] for image, size in rows.sizes.items()}
+    fixed = dialect.resize[0] * dialect.resize[1] if dialect.resize else None
+    if bad is not None or sizes or (fixed is not None and table.ends.max(initial=0) > fixed):
+        malformed = list(_malformed(flat, sizes, fixed, dialect))  # one by one, for their words
+        yield from malformed
+        if malformed:
+            return
+    if dialect.overlap:
+        return
+    names = rows.images
+    number = {image: i for i, image in enumerate(names)}
+    image = table.overlapping(np.array([number[cell[0]] for cell, _ in flat], np.int64))
+    if image is not None:
+        yield f"image {names[image]}: {_overlap([own for own in flat if own[0][0] == names[image]], dialect)}"
+
+
+def _malformed(
+    flat: Sequence[tuple[Cell, Runs]], sizes: dict[str, int], fixed: int | None, dialect: Dialect
+) -> Iterator[str]:
+    for (image, label), runs in flat:
+        try:
+            check_runs(runs, sizes.get(image, fixed), base=dialect.base)
+        except DataError as error:
+            yield f"{dialect.key(image, label)}: {error}"
+
+
+def _overlap(rows: Sequence[tuple[Cell, Runs]], dialect: Dialect) -> str:
+    labels = [label for (_, label), _ in rows]
+    if len(set(labels)) < len(labels):
+        return "two of its objects claim one pixel; rows must not overlap in this dialect"
+    try:
+        merge_runs({label: runs for (_, label), runs in rows}, None, base=dialect.base)
+    except DataError as error:
+        return str(error)
+    return "two of its rows claim one pixel"
+
+
+def read_folder(folder: Path, dialect: Dialect, *, classes: int | None = None) -> RowSet:
+    """True index masks as the rows that they would have; void (255) is background, as in every submission.
+
+    Args:
+        folder: of PNG, TIFF or BMP masks, value = label.
+        dialect: rows, sizes and ids.
+        classes: labels of the model, where the dialect names none.
+
+    Raises:
+        DataError: a mask cannot be read or has a label that is not known, or two have one id.
+    """
+    written = dialect.written(classes)
+    labels = written if dialect.per_class else (1,)
+    found = RowSet(folder, {}, ascending=False)
+    for name, mask in read_masks(mask_files(folder)):
+        image = dialect.image_of(name)
+        if image in found.sizes:
+            raise DataError(f"{folder}: two masks have the id {image!r}; keep one, or change image_id of the dialect")
+        places = to_places(name, mask, dialect=dialect, written=written, classes=classes)
+        found.sizes[image] = places.shape[0], places.shape[1]
+        runs = encode_labels(places, range(1, len(labels) + 1), order=dialect.order, base=dialect.base)
+        found.runs.update({(image, label): [own] if len(own) else [] for label, own in zip(labels, runs, strict=True)})
+    return found
+
+
+def match_rows(prediction: RowSet, truth: RowSet, dialect: Dialect) -> bool:
+    """Check that both sides have the same rows, of the same sizes. Returns whether they have the same order.
+
+    Raises:
+        DataError: rows are missing or superfluous, or sizes differ; the message names some.
+    """
+    missing = [dialect.key(*cell) for cell in truth.runs if cell not in prediction.runs]
+    extra = [dialect.key(*cell) for cell in prediction.runs if cell not in truth.runs]
+    problems = []
+    if missing and dialect.absent == "row":
+        problems.append(f"{len(missing)} of {len(truth.runs)} rows are missing: {_some(missing)}")
+    if extra and dialect.absent == "row":
+        problems.append(f"{len(extra)} rows are not in {truth.source}: {_some(extra)}")
+    for image, size in prediction.sizes.items():
+        if truth.sizes.get(image, size) != size:
+            problems.append(f"image {image} has the size {size}, but {truth.sizes[image]} in {truth.source}")
+    for image, size in truth.sizes.items():
+        flat = [(cell, runs) for cell, own in prediction.runs.items() if cell[0] == image for runs in own]
+        if image not in prediction.sizes and dialect.resize is None:
+            problems += _malformed(flat, {image: size[0] * size[1]}, None, dialect)
+    _refuse(prediction.source, problems)
+    return not truth.ascending or list(prediction.runs) == list(truth.runs)
+
+
+def _refuse(path: Path, problems: Sequence[str]) -> None:
+    if problems:
+        more = f" (the first of {len(problems)} problems)" if len(problems) > 1 else ""
+        raise DataError(
+            f"{path}: {problems[0]}{more}; `visionapps submit --verify` lists all that is wrong with a file"
+        )
+
+
+def _some(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:_SHOWN]) + (", ..." if len(ids) > _SHOWN else "")
