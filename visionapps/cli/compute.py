@@ -1,6 +1,7 @@
 """Options that every verb shares which applies a model, and what they mean."""
 
 import argparse
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,9 +9,13 @@ from visionapps.errors import ConfigError
 
 if TYPE_CHECKING:
     from visionapps.competition.ensemble import EnsembleSpec
+    from visionapps.competition.finishing import Finishing
     from visionapps.inference.bundle import Bundle
     from visionapps.inference.predictor import Predictor
     from visionapps.inference.work import Computing, Reading
+
+
+log = logging.getLogger(__name__)
 
 
 def add_map_options(parser: argparse.ArgumentParser) -> None:
@@ -98,6 +103,33 @@ def ensemble_of(options: argparse.Namespace) -> "EnsembleSpec | None":
     return found
 
 
+def add_rules_option(parser: argparse.ArgumentParser) -> None:
+    """How labels follow from probabilities."""
+    parser.add_argument(
+        "--postprocess", metavar="FILE", help="rules that `visionapps tune` wrote (the bundle's); none: without any"
+    )
+
+
+def make_finish(bundle: "Bundle", options: argparse.Namespace, extras: tuple[str, ...] = ()) -> "Finishing | None":
+    """The rules of the options, or of a bundle that stands alone; None where there are none."""
+    given = getattr(options, "postprocess", None)
+    if given == "none" or (given is None and bundle.postprocess is None):
+        return None
+    if given is None and (ensemble_of(options) or getattr(options, "member", None)):
+        log.warning(
+            "%s: its rules were tuned on its own scores, so an ensemble does not take them; give --postprocess FILE",
+            options.bundle,
+        )
+        return None
+    from visionapps.competition.finishing import Finishing, read_rules, rules_of
+    from visionapps.inference.products import Products
+
+    process = read_rules(Path(given), bundle.labels) if given else None
+    process = process or rules_of(bundle.postprocess, bundle.labels, options.bundle)
+    assert process is not None
+    return Finishing(process, bundle.labels, Products(extras))  # type: ignore[arg-type]  # checked there
+
+
 def make_reading(bundle: "Bundle", options: argparse.Namespace) -> "Reading":
     """How images are opened for a bundle."""
     from visionapps.inference.work import Reading
@@ -156,6 +188,7 @@ def make_predictor(bundle: "Bundle", options: argparse.Namespace) -> "Predictor"
         batch=options.batch,
         precision=options.precision,
         resize=bundle.resize,
+        finish=make_finish(bundle, options),
     )
 
 

@@ -31,7 +31,7 @@ T = TypeVar("T")
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     from visionapps.cli import evaluate_classes, evaluate_objects
-    from visionapps.cli.compute import add_compute_options, add_input_options
+    from visionapps.cli.compute import add_compute_options, add_input_options, add_rules_option
 
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument(
@@ -50,6 +50,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there as well")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing FILE")
+    add_rules_option(parser)
     evaluate_objects.configure(parser)
     evaluate_classes.configure(parser)
     add_compute_options(parser)

@@ -36,7 +36,7 @@ VECTORS = ("gpkg", "geojson", "fgb", "parquet")
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    from visionapps.cli.compute import add_map_options
+    from visionapps.cli.compute import add_map_options, add_rules_option
     from visionapps.cli.predict_classes import add_class_options
     from visionapps.cli.predict_objects import add_object_options
 
@@ -58,6 +58,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     add_object_options(parser)
     add_class_options(parser)
     add_map_options(parser)
+    add_rules_option(parser)
     _add_worker_options(parser)
     parser.set_defaults(parser=parser)
 
@@ -157,7 +158,7 @@ def _jobs(options: argparse.Namespace) -> "list[Job]":
 
 
 def _prepare(options: argparse.Namespace) -> "tuple[Order, Engine, Surveyor]":
-    from visionapps.cli.compute import listed, make_computing, make_reading
+    from visionapps.cli.compute import listed, make_computing, make_finish, make_reading
     from visionapps.inference.draw import Order
     from visionapps.inference.geotiff import MapOptions
     from visionapps.inference.survey import Surveyor
@@ -168,6 +169,8 @@ def _prepare(options: argparse.Namespace) -> "tuple[Order, Engine, Surveyor]":
         extras.append("confidence")  # of each polygon
     computing = make_computing(options, tuple(extras))
     bundles = computing.load()
+    if finish := make_finish(bundles[0], options, computing.products.extras):
+        computing = replace(computing, products=finish.computed)
     reading = make_reading(bundles[0], options)
     maps = MapOptions(
         overwrite=options.overwrite, compression=options.compress, overviews=options.overviews, cog=options.cog
@@ -178,7 +181,7 @@ def _prepare(options: argparse.Namespace) -> "tuple[Order, Engine, Surveyor]":
     # The driver of workers only plans: it takes no room on a GPU that is theirs.
     engine = (replace(computing, device="cpu", compiled=False) if elsewhere else computing).engine(bundles)
     arithmetic = f"workers, {computing.device}, {computing.precision}" if elsewhere else engine.arithmetic
-    order = Order(reading, computing, bundles[0].labels, maps, vectors, arithmetic)
+    order = Order(reading, computing, bundles[0].labels, maps, vectors, arithmetic, finish)
     return order, engine, Surveyor(reading, engine.network, computing.settled(bundles), products=computing.products)
 
 

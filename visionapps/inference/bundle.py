@@ -55,6 +55,8 @@ class Bundle:
         category_ids: of a detector: the number of each of the K classes in the annotations that it learnt from, for
             results in their terms; None: not known.
         frame: of a classifier: how photos become the squares that it judges; None: the whole photo, ``tile`` px.
+        postprocess: of a segmentation model: rules that turn its probabilities into labels, as plain data, see
+            visionapps.competition.postprocess; None: the argmax.
         packed: weights are written in as few bytes as they need, without loss; see visionapps.inference.packed.
     """
 
@@ -68,6 +70,7 @@ class Bundle:
     category_ids: tuple[int, ...] | None = None
     frame: Frame | None = None
     packed: bool = False
+    postprocess: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.model.num_classes != len(self.labels):
@@ -159,6 +162,7 @@ class Bundle:
             "category_ids": list(self.category_ids) if self.category_ids is not None else None,
             "frame": asdict(self.frame) if self.frame is not None else None,
             "limits": asdict(self.model.limits) if isinstance(self.model, Detector) else None,
+            "postprocess": None if self.postprocess is None else dict(self.postprocess),
         }
         card = {"visionapps": __version__, "created": datetime.now(UTC).isoformat(timespec="seconds"), **self.card}
         # Cloned: tensors that share memory are refused by the format.
@@ -292,7 +296,17 @@ def _assemble(head: Mapping[str, Any], state: Mapping[str, Tensor], card: dict[s
     _fit(model, state, where)
     try:
         return Bundle(
-            model.eval(), labels, tile, card, resize, gsd, rescale, category_ids, frame, bool(head.get("packed"))
+            model=model.eval(),
+            labels=labels,
+            tile=tile,
+            card=card,
+            resize=resize,
+            gsd=gsd,
+            rescale=rescale,
+            category_ids=category_ids,
+            frame=frame,
+            packed=bool(head.get("packed")),
+            postprocess=head.get("postprocess"),
         )
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from error

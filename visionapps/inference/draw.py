@@ -13,9 +13,9 @@ from visionapps.inference.bundle import MODEL, WEIGHTS
 from visionapps.inference.dispatch import Workers
 from visionapps.inference.drawing import Drawing, Drawn, Job
 from visionapps.inference.engine import Engine, Scene
+from visionapps.inference.finish import Finish, finished
 from visionapps.inference.geotiff import MapOptions
 from visionapps.inference.inputs import Input
-from visionapps.inference.photos import restored
 from visionapps.inference.products import Band
 from visionapps.inference.rasters import members
 from visionapps.inference.shards import split
@@ -41,6 +41,7 @@ class Order:
         options: how pictures are written.
         vectors: how polygons are drawn.
         arithmetic: device and precision in words; a map is drawn with one of them, also if its run is interrupted.
+        finish: changes labels by rules, here and not in workers; None: they are as the scores say.
     """
 
     reading: Reading
@@ -49,6 +50,7 @@ class Order:
     options: MapOptions = field(default_factory=MapOptions)
     vectors: VectorOptions = field(default_factory=VectorOptions)
     arithmetic: str = ""
+    finish: Finish | None = None
 
 
 @dataclass
@@ -58,7 +60,7 @@ class _Open:
     sheet: Sheet
     source: Source
     drawing: Drawing
-    kept: list[Band] = field(default_factory=list)  # of a resized photo, until all are there
+    kept: list[Band] = field(default_factory=list)  # where they are needed together, until all are there
     given_up: threading.Event = field(default_factory=threading.Event)  # no more of it is to be read
 
 
@@ -147,12 +149,19 @@ class Desk:
                 self.failures.append(Failure(sheet.job, error))
                 continue
             try:
+                if order.finish is not None:
+                    order.finish.require_room(source.name, (sheet.plan.rows.length, sheet.plan.cols.length))
+            except DataError as error:
+                self.failures.append(Failure(sheet.job, error))
+                source.close()
+                continue
+            try:
                 drawing = Drawing(
                     sheet.job,
                     source,
                     labels=order.labels,
                     spec=order.reading.spec,
-                    products=order.computing.products,
+                    products=order.finish.drawn if order.finish else order.computing.products,
                     identity=self._identity(sheet),
                     options=order.options,
                     vectors=order.vectors,
@@ -169,12 +178,18 @@ class Desk:
             yield opened
 
     def _add(self, opened: _Open, band: Band) -> None:
-        if not opened.sheet.resized:
-            opened.drawing.add(band)
+        finish = self._order.finish
+        if not self._together(opened.sheet):
+            opened.drawing.add(finish(band) if finish else band)
             return
         opened.kept.append(band)
         if sum(b.window.height for b in opened.kept) == opened.sheet.plan.rows.length:
-            opened.drawing.add(restored(sorted(opened.kept, key=lambda b: b.window.row), opened.sheet.shape))
+            bands = sorted(opened.kept, key=lambda b: b.window.row)
+            opened.drawing.add(finished(bands, opened.sheet.shape, finish))
+
+    def _together(self, sheet: Sheet) -> bool:
+        """Whether all bands of a scene are needed before any of it can be drawn."""
+        return sheet.resized or (self._order.finish is not None and self._order.finish.whole)
 
     def _finish(self, opened: _Open) -> None:
         self.drawn.append((opened.sheet.job, opened.drawing.finish()))
@@ -194,11 +209,12 @@ class Desk:
 
     def _identity(self, sheet: Sheet) -> dict[str, Any] | None:
         """Everything that decides the pixels of a scene; None for scenes of one row of tiles."""
-        if sheet.resized or len(sheet.plan.rows.starts) == 1:
+        if self._together(sheet) or len(sheet.plan.rows.starts) == 1:
             return None
         order = self._order
         computing = order.computing
-        return {
+        rules = {} if order.finish is None else {"rules": dict(order.finish.identity())}
+        return rules | {
             "visionapps": __version__,
             "image": _image_identity(sheet.job.image),
             "model": self._model,

@@ -3,14 +3,15 @@
 Memory grows with the width of the source and the number of classes, not with its height.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
 from visionapps.errors import DataError
 from visionapps.inference.engine import Engine, Scene
+from visionapps.inference.finish import Finish, finished
 from visionapps.inference.network import Network, Precision
-from visionapps.inference.photos import at_training_size, restored
+from visionapps.inference.photos import at_training_size
 from visionapps.inference.products import Band
 from visionapps.inference.sources import INVALID, Source
 from visionapps.inference.tiling import Tiling
@@ -33,6 +34,7 @@ class Predictor:
         batch: int | None = None,
         precision: Precision = "auto",
         resize: tuple[int, int] | None = None,
+        finish: Finish | None = None,
     ) -> None:
         """
         Args:
@@ -44,6 +46,7 @@ class Predictor:
             precision: see Network.
             resize: (H, W) that the model's training photos were resized to: photos are, too, and their labels are
                 drawn at the photo's own size. Georeferenced rasters keep their resolution.
+            finish: changes labels by rules; None: they are as the scores say.
 
         Raises:
             ConfigError: the device is not there, or a number is out of range.
@@ -51,7 +54,8 @@ class Predictor:
         network = model if isinstance(model, Network) else Network([model], device=device, precision=precision)
         self._tiling = Tiling(tile, overlap, batch)
         self._resize = resize
-        self._engine = Engine(network, batch=batch)
+        self._finish = finish
+        self._engine = Engine(network, batch=batch, products=finish.computed if finish else None)
         self._tiling.plan((1, 1), network)  # bad numbers fail here already
 
     def segment(self, source: Source, progress: Progress | None = None) -> Iterator[tuple[Window, np.ndarray]]:
@@ -69,8 +73,14 @@ class Predictor:
             DataError: wrong number of bands, or not one valid pixel in the whole source.
         """
         shown = at_training_size(source, self._resize)
-        bands = self._bands(shown, progress)
-        for band in bands if shown is source else [restored(bands, source.shape)]:
+        bands: Iterable[Band] = self._bands(shown, progress)
+        if self._finish is not None:
+            self._finish.require_room(source.name, shown.shape)
+        if shown is not source or (self._finish is not None and self._finish.whole):
+            bands = [finished(bands, source.shape, self._finish)]
+        elif self._finish is not None:
+            bands = map(self._finish, bands)
+        for band in bands:
             yield band.window, band.planes[0]
 
     def _bands(self, source: Source, progress: Progress | None) -> Iterator[Band]:

@@ -1,0 +1,200 @@
+"""Tune the rules after the network on out-of-fold predictions, by the competition's own metric; no image is read.
+
+visionapps tune runs/x_folds/oof --metric dice_per_image --empty one --rules threshold,min_area,holes --out tuned.yaml
+visionapps tune runs/x_folds/oof --metric metric.yaml --into runs/x_folds/fold_0/bundle    and bundles obey the rules
+
+Rules: threshold; triplet (a seed threshold, and a lower one down to which it grows); min_area of components;
+min_present pixels of a class in a photo; keep the largest components; holes that are filled. The table ends with what
+to expect of new photos: each fold scored with rules that were tuned on the others.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from visionapps.cli.table import render
+from visionapps.errors import ConfigError
+from visionapps.files import refuse_existing, whole_output
+
+if TYPE_CHECKING:
+    from visionapps.competition.nested import Tuned
+    from visionapps.competition.oof import OofStore
+    from visionapps.inference.bundle import Bundle
+    from visionapps.metrics.competition import CompetitionMetric
+
+_BACKGROUNDS = ("background", "unlabeled", "unlabelled", "other", "nothing")
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("oof", type=Path, help="folder of out-of-fold predictions that `visionapps folds` wrote")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write rules and scores there, as YAML")
+    parser.add_argument(
+        "--into", type=Path, action="append", default=[], metavar="BUNDLE", help="save the rules with this bundle"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE, and rules that a bundle has")
+    metric = parser.add_argument_group("metric")
+    metric.add_argument("--metric", default="dice_per_image", metavar="NAME", help="or a YAML file (dice_per_image)")
+    metric.add_argument(
+        "--empty", choices=("one", "zero", "skip"), help="worth of a class that neither truth nor prediction has"
+    )
+    metric.add_argument("--exclude", metavar="C,C,...", help="classes that do not count")
+    metric.add_argument(
+        "--config", type=Path, metavar="YAML", help="file of a run: its classes must be those of the predictions"
+    )
+    search = parser.add_argument_group("search")
+    search.add_argument(
+        "--rules", default="threshold,min_area,holes", metavar="R,R,...", help="(threshold,min_area,holes); see above"
+    )
+    search.add_argument(
+        "--calibrate",
+        choices=("temperature", "platt", "isotonic"),
+        help="scores to probabilities, of each class, first",
+    )
+    search.add_argument(
+        "--background", metavar="CLASS", help="that all others compete with (by its name or as excluded); none: none"
+    )
+    search.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of the search (0)")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Tune, print the table, save the rules."""
+    if options.out is None and not options.into:
+        raise ConfigError("tune: give --out FILE for the rules, or --into BUNDLE, or both")
+    if options.out is not None:
+        refuse_existing(options.out, options.overwrite)
+    from visionapps.cli.compute import listed
+    from visionapps.competition.nested import tune_nested
+    from visionapps.competition.oof import OofStore
+    from visionapps.competition.tuning import Tuner, Tuning
+
+    store = OofStore.open(options.oof)
+    store.require_whole()
+    bundles = _bundles(options, store)
+    if options.config is not None:
+        _require_classes(options.config, store)
+    metric = _metric(options, store.labels.names)
+    background = _background(options.background, store.labels.names, metric)
+    tuning = Tuning(tuple(listed(options.rules)), options.calibrate, background, options.seed)
+    tuned = tune_nested(Tuner(store, metric, tuning, bar=_bar))
+    print(_table(tuned, store.labels.names, background))
+    plain = {
+        "postprocess": tuned.process.to_dict(store.labels.names),
+        "metric": metric.to_dict(),
+        "scores": tuned.to_dict(store.labels.names),
+        "tuned_on": {"plan": store.plan, "photos": len(store.names), "size": list(store.size) if store.size else None},
+    }
+    if tuned.nested.score <= tuned.before.score:
+        print("warning: on photos that rules were not tuned on they gain nothing; try fewer rules", file=sys.stderr)
+    _save(options, plain, bundles)
+    return 0
+
+
+def _bundles(options: argparse.Namespace, store: "OofStore") -> "list[Bundle]":
+    """Those that will keep the rules, looked at before anything is computed."""
+    if not options.into:
+        return []
+    from visionapps.inference.bundle import load
+    from visionapps.inference.evaluation import require_same_classes
+
+    found = []
+    for folder in options.into:
+        bundle = load(folder)
+        require_same_classes(bundle.labels, store.labels, str(folder))
+        assert bundle.segmentor is not None  # or an error says what it is
+        if bundle.postprocess is not None and not options.overwrite:
+            raise ConfigError(f"{folder}: has rules already; replace them with --overwrite")
+        found.append(bundle)
+    return found
+
+
+def _require_classes(config: Path, store: "OofStore") -> None:
+    from visionapps.cli.check import read_dataset
+    from visionapps.data.dataset import Dataset
+    from visionapps.inference.evaluation import require_same_classes
+
+    dataset = read_dataset(config)
+    if not isinstance(dataset, Dataset):
+        raise ConfigError(f"{config}: is no run of a segmentation model; rules are for label maps")
+    require_same_classes(store.labels, dataset.coding().labels, str(store.folder))
+
+
+def _metric(options: argparse.Namespace, names: tuple[str, ...]) -> "CompetitionMetric":
+    """From a name or a file, and the options beside it."""
+    from visionapps.cli.check import read_yaml
+    from visionapps.cli.compute import listed
+    from visionapps.metrics.competition import build_metric
+
+    spec: dict[str, Any] = {"name": options.metric}
+    if options.metric.endswith((".yaml", ".yml")):
+        given = read_yaml(Path(options.metric))
+        given = given.get("metric", given) if isinstance(given, dict) else given
+        if not isinstance(given, str | dict):
+            raise ConfigError(f"{options.metric}: no metric in it; expected metric: {{name: dice_per_image, ...}}")
+        spec = {"name": given} if isinstance(given, str) else dict(given)
+    spec |= {"empty": options.empty} if options.empty else {}
+    spec |= {"exclude": listed(options.exclude)} if options.exclude else {}
+    return build_metric(spec, names)
+
+
+def _background(given: str | None, names: Sequence[str], metric: "CompetitionMetric") -> int | None:
+    """The class that others compete with: named, excluded from the metric as the only one, or called so."""
+    if given == "none" and given not in names:
+        return None
+    if given is not None:
+        if given not in names:
+            raise ConfigError(f"--background {given}: no such class; there are {', '.join(names)}, or none")
+        return list(names).index(given)
+    left_out = [k for k in range(len(names)) if k not in metric.kept]
+    if len(left_out) == 1:
+        return left_out[0]
+    return next((k for k, name in enumerate(names) if name.lower() in _BACKGROUNDS), None)
+
+
+def _table(tuned: "Tuned", names: Sequence[str], background: int | None) -> str:
+    """A line per class, the scores of all, and what is left of the gain on other photos."""
+
+    def shown(value: float) -> float | None:
+        return None if value != value else value
+
+    rows: list[tuple[object, ...]] = []
+    for k, name in enumerate(names):
+        judged = (shown(part.classes[k]) for part in (tuned.before, tuned.after, tuned.nested))
+        rule = tuned.process.rules[k].to_dict()
+        kind = {"calibration": rule["calibration"]["kind"]} if "calibration" in rule else {}
+        text = ", ".join(f"{key} {value}" for key, value in (rule | kind).items())
+        rows.append((name, *judged, text or ("background" if k == background else "as it is")))
+    rows.append(("all", tuned.before.score, tuned.after.score, tuned.nested.score, ""))
+    gain, real = tuned.after.score - tuned.before.score, tuned.nested.score - tuned.before.score
+    folds = ", ".join(f"{g.fold}: {g.before:.4f} -> {g.after:.4f}" for g in tuned.folds)
+    table = render(("class", "before", "tuned", "nested", "rule"), rows)
+    return (
+        f"{table}\n\nscore {tuned.before.score:.4f} -> {tuned.after.score:.4f} ({gain:+.4f}) on the photos tuned on; "
+        f"{tuned.nested.score:.4f} ({real:+.4f}) expected of new photos, so {tuned.overfitting:.4f} is overfitting\n"
+        f"folds, with rules tuned on the others: {folds}"
+    )
+
+
+def _save(options: argparse.Namespace, plain: dict[str, Any], bundles: "list[Bundle]") -> None:
+    import yaml
+
+    if options.out is not None:
+        with whole_output(options.out, options.overwrite) as path:
+            path.write_text(yaml.safe_dump(plain, sort_keys=False))
+        print(f"rules: {options.out}")
+    from dataclasses import replace
+
+    for folder, bundle in zip(options.into, bundles, strict=True):
+        card = {**bundle.card, "tuned": {key: value for key, value in plain.items() if key != "postprocess"}}
+        replace(bundle, postprocess=plain["postprocess"], card=card).save(folder, overwrite=True)
+        print(f"rules saved with {folder}")
+
+
+def _bar(names: Sequence[str], text: str) -> Iterator[str]:
+    from tqdm import tqdm
+
+    bar: Iterable[str] = tqdm(names, disable=None, desc=text, unit="photo", leave=False)
+    yield from bar
