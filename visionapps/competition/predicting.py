@@ -22,7 +22,7 @@ from visionapps.metrics.confusion import Confusion, Scores, argmax_labels
 from visionapps.windows import Window
 
 # The engine's planes have 255 for no data and 254 for certainty, a store has 255 for certainty.
-_TO_STORE = np.rint(np.arange(LEVELS + 1) * (255 / LEVELS)).astype(np.uint8)
+_TO_STORE = np.append(np.rint(np.arange(LEVELS + 1) * (255 / LEVELS)), 0).astype(np.uint8)
 _ROWS = 512  # of the store's blocks
 
 
@@ -87,10 +87,9 @@ def to_levels(planes: np.ndarray, labels: np.ndarray) -> np.ndarray:
         labels: (h, w) uint8 that the engine draws, of scores that were not rounded.
 
     Returns:
-        (K, h, w) uint8, round(255 * p) within one level; 0 in all planes where there is no data.
+        (K, h, w) uint8, round(255 * p) within two levels; 0 in all planes where there is no data.
     """
     levels = np.asarray(_TO_STORE[planes])
-    levels[:, labels == INVALID] = 0
     first = argmax_labels(torch.from_numpy(levels)[None])[0].numpy()
     rows, cols = np.nonzero((first != labels) & (labels != INVALID))
     if len(rows):

@@ -280,10 +280,12 @@ def _cut(block: Window, judged: Window, buffer: int) -> Window:
     common = zone.intersect(block)
     if not common.height or not common.width:
         return block
-    top, left = -(-zone.row_end // CELL) * CELL, -(-zone.col_end // CELL) * CELL  # where the part behind may begin
+    # Labels are counted in cells, so a part ends and begins between two of them.
+    top, left = -(-zone.row_end // CELL) * CELL, -(-zone.col_end // CELL) * CELL
+    bottom, right = zone.row // CELL * CELL, zone.col // CELL * CELL
     parts = (
-        Window(block.row, block.col, max(0, zone.row - block.row), block.width),
-        Window(block.row, block.col, block.height, max(0, zone.col - block.col)),
+        Window(block.row, block.col, max(0, bottom - block.row), block.width),
+        Window(block.row, block.col, block.height, max(0, right - block.col)),
         Window(top, block.col, max(0, block.row_end - top), block.width),
         Window(block.row, left, block.height, max(0, block.col_end - left)),
     )

@@ -1,0 +1,302 @@
+"""Fold plans: whole groups, even folds, buffers, leaks, the file, and a split that follows it."""
+
+import itertools
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from visionapps.data.dataset import CELL, Dataset, Policies, Split
+from visionapps.data.doctor import examine
+from visionapps.data.fake import PhotoFolders, write_photos
+from visionapps.data.fold_leaks import alike, families, fold_items, ground_boxes, leaks, pictures
+from visionapps.data.folding import class_table, plan_folds
+from visionapps.data.folds import FoldItem, FoldPlan
+from visionapps.errors import ConfigError, DataError
+from visionapps.windows import Window
+
+
+def items(*rows: tuple[str, tuple[int, ...]]) -> list[FoldItem]:
+    """One photo of 10 x 10 px per row, "group_number" with its amounts."""
+    return [FoldItem(name, name.split("_")[0], (10, 10), amounts, f"{name}.png") for name, amounts in rows]
+
+
+@st.composite
+def datasets(draw: st.DrawFn) -> list[FoldItem]:
+    groups = draw(st.integers(5, 14))
+    rows = []
+    for group in range(groups):
+        for number in range(draw(st.integers(1, 3))):
+            amounts = tuple(draw(st.lists(st.sampled_from([0, 0, 10, 60]), min_size=3, max_size=3)))
+            rows.append((f"g{group}_{number}", amounts))
+    return items(*rows)
+
+
+@settings(max_examples=20, deadline=None)
+@given(datasets(), st.integers(2, 4), st.sampled_from(["area", "presence", "none"]))
+def test_every_photo_validates_once_groups_are_whole_and_a_seed_says_all(found, k, stratify):
+    plan = plan_folds(found, k, seed=3, stratify=stratify)
+    assert sorted(plan.folds) == sorted(item.name for item in found)
+    assert set(plan.folds.values()) == set(range(k))
+    for _, group in itertools.groupby(sorted(found, key=lambda i: i.group), key=lambda i: i.group):
+        assert len({plan.folds[item.name] for item in group}) == 1
+    assert plan_folds(list(reversed(found)), k, seed=3, stratify=stratify) == plan
+
+
+@settings(max_examples=10, deadline=None)
+@given(datasets().filter(lambda found: len({i.group for i in found}) <= 9))
+def test_as_many_classes_are_in_both_folds_as_any_division_allows(found):
+    groups = sorted({item.group for item in found})
+    present = np.array([[any(i.amounts[c] for i in found if i.group == g) for c in range(3)] for g in groups])
+
+    def lacking(chosen: np.ndarray) -> int:
+        return sum(int((~present[chosen == fold].any(0)).sum()) for fold in (0, 1))
+
+    divisions = (np.array(bits) for bits in itertools.product((0, 1), repeat=len(groups)) if len(set(bits)) == 2)
+    plan = plan_folds(found, 2)
+    fold_of = {item.group: plan.folds[item.name] for item in found}
+    assert lacking(np.array([fold_of[g] for g in groups])) == min(map(lacking, divisions))
+
+
+def test_a_rare_class_is_spread_over_the_folds_and_areas_are_even():
+    rng = np.random.default_rng(0)
+    rows = [(f"g{g}_0", (int(rng.integers(20, 60)), 40 if g in (1, 5, 9) else 0)) for g in range(12)]
+    table = class_table(plan_folds(items(*rows), 3), items(*rows))
+    assert table[:, 1].tolist() == [40, 40, 40]
+    assert np.ptp(table[:, 0]) < 0.25 * table[:, 0].mean()
+
+
+def test_photos_that_belong_together_share_a_fold_without_being_one_group():
+    found = items(*((f"g{n}_0", (10,)) for n in range(6)))
+    plan = plan_folds(found, 3, together=[("g0_0", "g3_0"), ("g3_0", "g5_0")])
+    assert plan.folds["g0_0"] == plan.folds["g3_0"] == plan.folds["g5_0"]
+    assert plan.groups["g3_0"] == "g3"
+
+
+def test_too_few_groups_and_senseless_numbers_are_refused_with_what_to_do():
+    found = items(("a_0", (1,)), ("a_1", (1,)), ("b_0", (1,)))
+    with pytest.raises(DataError, match=r"3 photos make 2 groups \(a, b\), but 3 folds need one each; take fewer"):
+        plan_folds(found, 3)
+    with pytest.raises(ConfigError, match="k 1 must be at least 2"):
+        plan_folds(found, 1)
+    with pytest.raises(ConfigError, match="buffer -1 must not be negative"):
+        plan_folds(found, 2, buffer=-1)
+
+
+def test_photos_within_the_buffer_of_a_validating_one_train_nobody():
+    # Eight groups of three squares of 100 m in a row, without gaps: what is not three squares away is near.
+    found = items(*((f"g{n // 3}_{n}", (10,)) for n in range(24)))
+    boxes = {item.name: (100.0 * n, 0.0, 100.0 * n + 100, 100.0) for n, item in enumerate(found)}
+    plan = plan_folds(found, 4, boxes=boxes, buffer=50)
+    assert any(plan.excluded.values())
+    for fold in range(4):
+        own = [n for n, item in enumerate(found) if plan.folds[item.name] == fold]
+        near = {n for n in range(24) if n not in own and min(abs(n - m) for m in own) == 1}
+        assert set(plan.excluded.get(fold, ())) == {found[n].name for n in near}
+        for n, item in enumerate(found):
+            assert plan.saw(fold, item.name) == (n not in near and n not in own)
+
+
+def test_a_buffer_that_leaves_nothing_to_train_on_is_refused():
+    found = items(("a_0", (1,)), ("b_0", (1,)))
+    boxes = {"a_0": (0.0, 0.0, 1.0, 1.0), "b_0": (5.0, 0.0, 6.0, 1.0)}
+    with pytest.raises(DataError, match="with a buffer of 9 nothing is left to train on in fold 0"):
+        plan_folds(found, 2, boxes=boxes, buffer=9)
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(1, 150), st.integers(0, 5))
+def test_no_pixel_of_a_block_trains_within_the_buffer_of_one_that_validates(buffer, seed):
+    blocks = [Window(r, c, 256, 256) for r in (0, 256, 512) for c in (0, 256, 512)]
+    found = [FoldItem(f"p@{b.row},{b.col}", f"p@{b.row},{b.col}", (256, 256), (9,), "p.png", b) for b in blocks]
+    plan = plan_folds(found, 3, seed=seed, buffer=buffer)
+    for fold in range(3):
+        judged = np.zeros((768, 768), bool)
+        for item in found:
+            if plan.folds[item.name] == fold:
+                judged[item.window.slices] = True
+        near = np.argwhere(judged)
+        trains = {
+            item.name: plan.trimmed.get(fold, {}).get(item.name, item.window)
+            for item in found
+            if plan.saw(fold, item.name)
+        }
+        for name, window in trains.items():
+            whole = next(item.window for item in found if item.name == name)
+            assert window.intersect(whole) == window
+            assert (window.row % CELL, window.col % CELL) == (0, 0)
+            # The nearest pixel that validates, along the farther axis.
+            rows = np.maximum(np.maximum(window.row - near[:, 0], near[:, 0] - window.row_end + 1), 0)
+            cols = np.maximum(np.maximum(window.col - near[:, 1], near[:, 1] - window.col_end + 1), 0)
+            assert np.maximum(rows, cols).min() > buffer
+
+
+def test_a_plan_is_the_same_after_its_file_and_damage_is_told(tmp_path: Path):
+    found = items(*((f"g{n}_0", (10, n)) for n in range(6)))
+    boxes = {"g0_0": (0.0, 0.0, 1.0, 1.0), "g1_0": (5.0, 0.0, 6.0, 1.0), "g2_0": (8.0, 0.0, 9.0, 1.0)}
+    plan = plan_folds(found, 2, boxes=boxes, buffer=4, rule={"group": "^g\\d"})
+    plan.save(tmp_path / "plan.json")
+    again = FoldPlan.load(tmp_path / "plan.json")
+    assert again == plan
+    assert again.key == plan.key
+    assert again.rule["group"] == "^g\\d"
+    content = json.loads((tmp_path / "plan.json").read_text())
+    content["photos"].pop("g3_0")
+    (tmp_path / "cut.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match=r"cut\.json: photos were added or removed by hand"):
+        FoldPlan.load(tmp_path / "cut.json")
+    content["photos"]["g1_0"]["fold"] = 2
+    (tmp_path / "far.json").write_text(json.dumps(content))
+    with pytest.raises(DataError, match="g1_0 is in fold 2, but there are 2 from 0"):
+        FoldPlan.load(tmp_path / "far.json")
+    (tmp_path / "half.json").write_text('{"format": 1, "k"')
+    with pytest.raises(DataError, match=r"half\.json: cannot be read as a fold plan"):
+        FoldPlan.load(tmp_path / "half.json")
+    with pytest.raises(DataError, match=r"none\.json: no such fold plan; make one with `visionapps folds"):
+        FoldPlan.load(tmp_path / "none.json")
+
+
+def test_the_plan_of_another_dataset_is_refused_with_names():
+    found = items(*((f"g{n}_0", (10, n)) for n in range(6)))
+    plan = plan_folds(found, 2)
+    plan.require(found)
+    other = [*found[1:], *items(("new_0", (1, 1)))]
+    other[0] = other[0]._replace(amounts=(9, 9))
+    with pytest.raises(DataError) as caught:
+        plan.require(other, "run.yaml")
+    text = str(caught.value)
+    assert text.startswith("run.yaml: the fold plan was made for another dataset of 6 photos: ")
+    assert "1 photos of the plan are missing (g0_0); 1 photos are not in the plan (new_0); 1 photos have" in text
+    assert plan_folds(other, 2).fingerprint != plan.fingerprint
+
+
+def scene(seed: int) -> np.ndarray:
+    """A smooth (16, 16) picture."""
+    coarse = np.random.default_rng(seed).uniform(0, 255, (5, 5))
+    return np.kron(coarse, np.ones((4, 4)))[:16, :16].astype(np.float32)
+
+
+def test_photos_that_look_alike_are_found_across_folds_and_joined_families_have_none():
+    found = items(*((f"g{n}_0", (10,)) for n in range(6)))
+    thumbnails = np.stack([scene(0), scene(1), np.rot90(scene(0)), scene(2), scene(1)[:, ::-1], scene(0) + 5])
+    pairs = families(found, thumbnails)
+    plan = plan_folds(found, 2, together=pairs)
+    assert plan.folds["g0_0"] == plan.folds["g2_0"] == plan.folds["g5_0"]
+    assert plan.folds["g1_0"] == plan.folds["g4_0"]
+    assert leaks(plan, found, thumbnails, {}) == []
+    torn = alike(found, thumbnails, range(6))
+    assert {(leak.one, leak.other) for leak in torn} >= {("g0_0", "g2_0"), ("g1_0", "g4_0")}
+    assert all(leak.amount > 0.95 for leak in torn)
+
+
+def test_common_ground_of_two_folds_is_a_leak_unless_the_buffer_keeps_it_out():
+    found = items(*((f"g{n // 3}_{n}", (10,)) for n in range(24)))
+    boxes = {item.name: (80.0 * n, 0.0, 80.0 * n + 100, 100.0) for n, item in enumerate(found)}
+    blank = np.zeros((24, 16, 16), np.float32)
+    torn = leaks(plan_folds(found, 4), found, blank, boxes)
+    assert torn
+    assert all(leak.kind == "overlap" and leak.amount == pytest.approx(0.2) for leak in torn)
+    kept = leaks(plan_folds(found, 4, boxes=boxes, buffer=1), found, blank, boxes)
+    assert kept == []
+
+
+def test_photos_lie_in_metres_whatever_their_coordinate_system(tmp_path: Path):
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.transform import from_origin
+    from rasterio.warp import transform
+
+    (lon,), (lat,) = transform("EPSG:32633", "EPSG:4326", [500000.0], [5300000.0])
+    step = 1 / 111_320
+    places = {
+        "utm.tif": ("EPSG:32633", from_origin(500000, 5300000, 1, 1)),
+        "degrees.tif": ("EPSG:4326", from_origin(lon, lat, step / np.cos(np.radians(lat)), step)),
+    }
+    for name, (crs, at) in places.items():
+        with rasterio.open(tmp_path / name, "w", "GTiff", 50, 100, 1, crs, at, "uint8") as file:
+            file.write(np.ones((1, 100, 50), np.uint8))
+    found = [FoldItem(name, name, (100, 50), (1,), str(tmp_path / name)) for name in places]
+    boxes = ground_boxes(found)
+    assert np.subtract(boxes["utm.tif"], boxes["degrees.tif"]) == pytest.approx(0, abs=1.5)
+    x0, y0, x1, y1 = ground_boxes(found[:1])["utm.tif"]
+    assert (x0, y1, x1 - x0, y1 - y0) == (500000, 5300000, 50, 100)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> PhotoFolders:
+    return write_photos(tmp_path_factory.mktemp("photos"), 12, rng=np.random.default_rng(0))
+
+
+def dataset(folders: PhotoFolders, cache: Path, split: Split) -> Dataset:
+    return Dataset(
+        str(folders.images),
+        str(folders.masks),
+        ("a", "b", "c"),
+        split=split,
+        policies=Policies(near_duplicate="warn"),
+        cache=str(cache),
+    )
+
+
+def test_a_split_follows_a_plan_fold_by_fold(folders: PhotoFolders, tmp_path: Path):
+    split = Split(group="site\\d+", val_fraction=0)
+    whole = dataset(folders, tmp_path / "cache", split)
+    photos = examine(whole).train
+    found = fold_items(photos, 3)
+    plan = plan_folds(found, 3, rule={"group": "site\\d+"})
+    plan.save(tmp_path / "plan.json")
+    judged = []
+    for fold in range(3):
+        planned = replace(split, plan=str(tmp_path / "plan.json"), fold=fold)
+        examination = examine(replace(whole, split=planned))
+        examination.raise_on_errors()
+        assert tuple(p.name for p in examination.val) == plan.names(fold)
+        assert {p.name for p in examination.train} == {p.name for p in photos} - set(plan.names(fold))
+        judged += [p.name for p in examination.val]
+    assert sorted(judged) == sorted(p.name for p in photos)
+    assert pictures(photos).std((1, 2)).min() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"fold": 3}, "split.fold: 3, but the plan has 3 folds from 0 to 2"),
+        ({"group": None}, "was made with split.group site.*, but the dataset has None; set split.group to"),
+        ({"plan": "none.json"}, "none.json: no such fold plan"),
+    ],
+)
+def test_a_split_that_does_not_go_with_its_plan_is_refused(folders, tmp_path, changes, expected):
+    split = Split(group="site\\d+", val_fraction=0)
+    photos = examine(dataset(folders, tmp_path / "cache", split)).train
+    plan_folds(fold_items(photos, 3), 3, rule={"group": "site\\d+"}).save(tmp_path / "plan.json")
+    planned = replace(split, **({"plan": str(tmp_path / "plan.json")} | changes))
+    with pytest.raises(DataError, match=expected):
+        examine(dataset(folders, tmp_path / "cache", planned)).raise_on_errors()
+
+
+def test_a_block_loses_what_the_buffer_takes_and_its_pixels_are_counted_anew(tmp_path: Path):
+    folders = write_photos(tmp_path / "photos", 1, size=(256, 256), rng=np.random.default_rng(0))
+    split = Split(block_px=128, val_fraction=0)
+    whole = dataset(folders, tmp_path / "cache", split)
+    photos = examine(whole).train
+    plan = plan_folds(fold_items(photos, 3), 2, rule={"block_px": 128}, buffer=20)
+    plan.save(tmp_path / "plan.json")
+    examination = examine(replace(whole, split=replace(split, plan=str(tmp_path / "plan.json"))))
+    examination.raise_on_errors()
+    cut = plan.trimmed[0]
+    assert cut
+    for photo in examination.train:
+        assert photo.window == cut.get(photo.name, photo.window)
+        labels = photo.labels(Window(0, 0, *photo.size))
+        assert photo.class_pixels == tuple(int((labels == c).sum()) for c in range(3))
+    assert {p.size for p in examination.train if p.name in cut} <= {(64, 128), (128, 64), (64, 64)}
+
+
+def test_a_split_says_what_validates_in_one_way_only():
+    with pytest.raises(ConfigError, match="plan and val_groups are two ways"):
+        Split(plan="plan.json", val_groups=("a",))
+    with pytest.raises(ConfigError, match=r"split\.fold: -1 must be at least 0"):
+        Split(plan="plan.json", fold=-1)
