@@ -24,6 +24,7 @@ VERBS = {
     "predict": "draw maps, or find objects, in photos, folders and georeferenced rasters",
     "seams": "how much a map changes where tiles meet, measured on two lattices",
     "evaluate": "Dice and IoU of maps; COCO and VOC scores of detections, and what is wrong with them",
+    "tune": "rules after the network (thresholds, areas, holes), tuned on out-of-fold predictions by the metric",
     "submit": "write a run-length CSV for Kaggle, or verify one",
     "score": "score a submission CSV against the truth by the competition's metric",
     "models": "list the models and backbones that can be built",

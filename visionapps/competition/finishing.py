@@ -13,14 +13,14 @@ import numpy as np
 import yaml
 
 from visionapps.competition.postprocess import PostProcess
+from visionapps.competition.predicting import to_levels
 from visionapps.errors import ConfigError, DataError
-from visionapps.inference.products import LEVELS, Band, Extra, Products
+from visionapps.inference.products import Band, Extra, Products
 from visionapps.inference.sources import INVALID
 from visionapps.structures import LabelSpace
 
 KEY = "postprocess"  # of the rules in a file, and in a bundle's model.yaml
 _MOST = 8 * 2**30  # bytes of planes of a photo that are held at once
-_SCALE = 255
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Finishing:
         single = len(self.computed.extras) - 1
         planes, found = band.planes, band.planes[1 + single :]
         valid = planes[0] != INVALID
-        labels = self.process.apply(_full_scale()[found], valid)
+        labels = self.process.apply(to_levels(found, planes[0]), valid)  # as they were tuned on
         extras: dict[Extra, np.ndarray] = {
             name: planes[1 + i][None] for i, name in enumerate(self.computed.extras[:-1])
         }
@@ -79,12 +79,6 @@ class Finishing:
             extras["confidence"] = np.where(valid, own, np.uint8(INVALID))
         extras["probabilities"] = found
         return Band(band.window, np.concatenate([labels[None], *(extras[name] for name in self.drawn.extras)]))
-
-
-def _full_scale() -> np.ndarray:
-    """(256,) planes of products stand for 0 to 1 in 254 levels, scores of rules in 255."""
-    levels = np.rint(np.arange(256) * (_SCALE / LEVELS)).clip(0, _SCALE)
-    return np.asarray(levels, np.uint8)
 
 
 def read_rules(path: Path, labels: LabelSpace) -> PostProcess:
