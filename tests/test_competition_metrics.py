@@ -14,7 +14,7 @@ from visionapps.errors import ConfigError, DataError
 from visionapps.metrics.competition import METRICS, Global, PerImage, build_metric
 from visionapps.metrics.measures import Overlap, areas
 from visionapps.metrics.object_precision import ObjectPairs, object_pairs
-from visionapps.metrics.surface import outline, rim
+from visionapps.metrics.surface import near_points, outline, rim
 
 
 def blobs(rng: np.random.Generator, classes: int = 4, side: int = 24, void: bool = True) -> np.ndarray:
@@ -278,6 +278,15 @@ def test_surface_dice_is_that_of_a_loop_over_all_pairs_of_corners(tolerance):
     parts = metric.measure.parts(prediction, truth, 3)
     for k in range(3):
         assert parts[k] == pytest.approx(naive_surface(prediction == k, truth == k, tolerance))
+
+
+@pytest.mark.parametrize("tolerance", [0, 1.4, 2, 6.5, 100])
+@pytest.mark.parametrize("count", [3, 400])
+def test_points_are_near_whether_they_are_looked_up_or_transformed(tolerance, count):
+    rng = np.random.default_rng(12)
+    points, others = rng.integers(0, 40, (count, 2)), rng.integers(0, 40, (5, 2))
+    expected = [any(math.dist(p, q) <= tolerance for q in others) for p in points]
+    assert near_points(points, others, (40, 40), tolerance).tolist() == expected
 
 
 def test_a_mask_that_is_shifted_by_the_tolerance_is_right_and_one_further_is_not():

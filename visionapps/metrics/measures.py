@@ -150,8 +150,12 @@ def _boxes(masks: NDArray[Any], classes: int) -> list[Any]:
         return found
     boxes: list[Any] = []
     for mask in masks:
-        rows, cols = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        boxes.append((slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)) if len(rows) else None)
+        rows = np.flatnonzero(mask.any(1))
+        if not len(rows):
+            boxes.append(None)
+            continue
+        cols = np.flatnonzero(mask[rows[0] : rows[-1] + 1].any(0))
+        boxes.append((slice(rows[0], rows[-1] + 1), slice(cols[0], cols[-1] + 1)))
     return boxes
 
 

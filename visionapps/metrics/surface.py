@@ -20,6 +20,7 @@ _LENGTHS = np.zeros(16)
 _LENGTHS[[1, 2, 4, 8, 7, 11, 13, 14]] = _CORNER
 _LENGTHS[[3, 5, 10, 12]] = 1.0
 _LENGTHS[[6, 9]] = 2 * _CORNER
+_LOOKS_PER_PIXEL = 20  # looking at single points beats a transform of the whole raster up to about here
 
 
 @dataclass(frozen=True)
@@ -53,20 +54,11 @@ class SurfaceDice:
         for k, predicted, true in class_crops(prediction, truth, classes):
             ours, ours_length = outline(predicted)
             theirs, theirs_length = outline(true)
-            near = ours_length[self._near(ours, theirs)].sum() + theirs_length[self._near(theirs, ours)].sum()
+            size = predicted.shape[0] + 1, predicted.shape[1] + 1
+            near = ours_length[near_points(ours, theirs, size, self.tolerance_px)].sum()
+            near += theirs_length[near_points(theirs, ours, size, self.tolerance_px)].sum()
             found[k] = near, ours_length.sum() + theirs_length.sum()
         return found
-
-    def _near(self, points: NDArray[np.int64], others: NDArray[np.int64]) -> Mask:
-        if not len(points) or not len(others):
-            return np.zeros(len(points), bool)
-        from scipy.spatial import KDTree
-
-        # The bound is exclusive; squares of distances between whole points are whole, so a hair more lets in no other.
-        bound = np.sqrt(self.tolerance_px**2 + 1e-6)
-        distances, _ = KDTree(others).query(points, distance_upper_bound=bound)
-        near: Mask = np.isfinite(distances)
-        return near
 
     def ratio(self, parts: Parts) -> NDArray[np.float64]:
         """Near length over all length."""
@@ -84,13 +76,53 @@ def outline(mask: Mask) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
         pixel; and (N,) the length of outline around each, in pixels.
     """
     code = np.zeros((mask.shape[0] + 1, mask.shape[1] + 1), np.uint8)
-    code[1:, 1:] += mask * np.uint8(8)
-    code[1:, :-1] += mask * np.uint8(4)
-    code[:-1, 1:] += mask * np.uint8(2)
-    code[:-1, :-1] += mask * np.uint8(1)
-    lengths = _LENGTHS[code]
-    corners = np.argwhere(lengths > 0)
-    return corners, lengths[corners[:, 0], corners[:, 1]]
+    ones = mask.view(np.uint8)
+    code[:-1, :-1] = ones
+    code[:-1, 1:] |= ones << 1
+    code[1:, :-1] |= ones << 2
+    code[1:, 1:] |= ones << 3
+    # Shifted up by one, the codes 0 and 15 of the many squares that are all in or all out become 1 and 0.
+    places = np.flatnonzero((code + np.uint8(1)) & np.uint8(14))
+    return np.stack(np.divmod(places, code.shape[1]), axis=1), _LENGTHS[code.reshape(-1)[places]]
+
+
+def near_points(
+    points: NDArray[np.int64], others: NDArray[np.int64], size: tuple[int, int], tolerance_px: float
+) -> Mask:
+    """(N,) whether some other point lies within a distance, ends included.
+
+    Args:
+        points: (N, 2) row and column.
+        others: (M, 2).
+        size: (h, w) of the raster that holds both.
+        tolerance_px: >= 0.
+    """
+    if not len(points) or not len(others):
+        return np.zeros(len(points), bool)
+    # No point is further away than the raster is large. Squares of distances are whole: a hair more lets in no other.
+    reach = int(min(tolerance_px, max(size)))
+    limit = tolerance_px**2 + 1e-6
+    raster = np.zeros((size[0] + 2 * reach, size[1] + 2 * reach), bool)
+    raster[others[:, 0] + reach, others[:, 1] + reach] = True
+    rows, cols = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    squares = rows**2 + cols**2
+    inside = squares <= limit
+    if int(inside.sum()) * len(points) > _LOOKS_PER_PIXEL * raster.size:
+        from scipy import ndimage
+
+        distances = ndimage.distance_transform_edt(~raster)[points[:, 0] + reach, points[:, 1] + reach]
+        near: Mask = distances**2 <= limit
+        return near
+    offsets = (rows * raster.shape[1] + cols)[inside][np.argsort(squares[inside], kind="stable")]
+    places = (points[:, 0] + reach) * raster.shape[1] + points[:, 1] + reach
+    pixels, left = raster.reshape(-1), np.arange(len(points))
+    for offset in offsets:  # the nearest first: most points need few looks
+        left = left[~pixels[places[left] + offset]]
+        if not len(left):
+            break
+    near = np.ones(len(points), bool)
+    near[left] = False
+    return near
 
 
 @dataclass(frozen=True)
