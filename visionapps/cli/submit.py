@@ -1,4 +1,4 @@
-"""Write a folder of index masks as a run-length CSV for a competition, or verify such a file."""
+"""Write a folder of index masks as a competition wants them, run lengths in a CSV or files, or verify such a result."""
 
 import argparse
 import re
@@ -11,6 +11,7 @@ from visionapps.errors import ConfigError
 
 if TYPE_CHECKING:
     from visionapps.inference.dialects import Dialect
+    from visionapps.inference.file_dialects import FileDialect
     from visionapps.inference.submission import Report
 
 _SHOWN = 20  # problems that are listed
@@ -23,27 +24,32 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "examples:\n"
         "  visionapps submit predicted --out submission.csv --dialect hrud --sample sample_submission.csv\n"
         "  visionapps submit --verify submission.csv --dialect hrud\n"
-        "  visionapps submit --verify submission.csv --dialect hrud --images test_images\n\n"
+        "  visionapps submit --verify submission.csv --dialect hrud --images test_images\n"
+        "  visionapps submit predicted --out submission.tar.gz --dialect png --images test_images\n\n"
         "A dialect of your own is a YAML file with the keys order, base, relative, encoding, header, row_id,\n"
-        "image_id, labels, names, instances, absent, overlap, empty, resize and nearest; only order is needed."
+        "image_id, labels, names, instances, absent, overlap, empty, resize and nearest; only order is needed.\n"
+        "One of mask files has file, foreground, image_id, labels, values, void, resize, nearest; only file is needed."
     )
     parser.add_argument(
         "masks", nargs="?", type=Path, metavar="MASKS", help="folder of index masks; with --verify: to compare with"
     )
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--out", type=Path, metavar="FILE", help="the CSV to write; it is read back and compared")
-    what.add_argument("--verify", type=Path, metavar="FILE", help="an existing CSV to decode and check")
-    parser.add_argument(
-        "--dialect", required=True, metavar="NAME", help="hrud, kaggle, siim, severstal, dsb2018, or a YAML file"
-    )
+    what.add_argument("--out", type=Path, metavar="FILE", help="what to write; it is read back and compared")
+    what.add_argument("--verify", type=Path, metavar="FILE", help="an existing file or folder to decode and check")
+    named = "hrud, kaggle, siim, severstal, dsb2018; png, png-binary; or a YAML file"
+    parser.add_argument("--dialect", required=True, metavar="NAME", help=named)
     parser.add_argument("--classes", type=int, metavar="N", help="classes of the model, the background included")
     parser.add_argument(
-        "--sample", type=Path, metavar="FILE", help="sample_submission.csv: all its ids, in its order, and no others"
+        "--sample", type=Path, metavar="FILE", help="sample_submission.csv: all its ids, in its order, no others"
     )
     parser.add_argument(
         "--images", type=Path, metavar="FOLDER", help="the test images: each has its rows, and masks are of their size"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    _declare_rules(parser)
+
+
+def _declare_rules(parser: argparse.ArgumentParser) -> None:
     rules = parser.add_argument_group("rules of the dialect, one by one")
     rules.add_argument("--order", choices=("row", "column"), help="read pixels by row or by column")
     rules.add_argument("--base", type=int, choices=(0, 1), help="number of the first pixel")
@@ -69,6 +75,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     rules.add_argument("--resize", type=_size, metavar="HxW", help="bring masks to this size first, nearest neighbour")
     rules.add_argument("--nearest", choices=("pillow", "opencv"), help="whose nearest neighbour")
 
+    files = parser.add_argument_group("rules of a dialect of mask files")
+    files.add_argument("--file", metavar="TEXT", help='its name: "{id}.png", or "{id}_{class}.png" for each class')
+    files.add_argument("--foreground", type=int, metavar="N", help="value of foreground in binary files")
+    files.add_argument("--void", type=int, metavar="N", help="what index masks hold where nothing is predicted")
+
 
 def run(options: argparse.Namespace) -> int:
     """Write or verify. Returns 1 when a verified file has problems."""
@@ -76,27 +87,30 @@ def run(options: argparse.Namespace) -> int:
     return _verify(options, dialect) if options.verify else _write(options, dialect)
 
 
-def _dialect(options: argparse.Namespace) -> "Dialect":
+def _dialect(options: argparse.Namespace) -> "Dialect | FileDialect":
     from dataclasses import fields, replace
 
-    from visionapps.inference.dialects import Dialect, load_dialect
+    from visionapps.inference.dialects import Dialect
+    from visionapps.inference.file_dialects import FileDialect, load_rules
 
-    given = {f.name: getattr(options, f.name) for f in fields(Dialect) if getattr(options, f.name) is not None}
-    return replace(load_dialect(options.dialect), **given)
+    dialect = load_rules(options.dialect)
+    own = {rule.name for rule in fields(dialect)}
+    rules = own | {rule.name for rule in (*fields(Dialect), *fields(FileDialect))}
+    given = {name: value for name in rules if (value := getattr(options, name, None)) is not None}
+    foreign = sorted(given.keys() - own)
+    if foreign:
+        what = "mask files" if isinstance(dialect, FileDialect) else "rows"
+        flags = ", ".join("--" + name.replace("_", "-") for name in foreign)
+        raise ConfigError(f"submit: {flags} has no meaning for {options.dialect}, a dialect of {what}; leave it out")
+    return replace(dialect, **given)
 
 
-def _write(options: argparse.Namespace, dialect: "Dialect") -> int:
+def _write(options: argparse.Namespace, dialect: "Dialect | FileDialect") -> int:
     from tqdm import tqdm
 
     from visionapps.files import refuse_existing
-    from visionapps.inference.submission import (
-        image_sizes,
-        mask_files,
-        match_images,
-        match_sample,
-        read_masks,
-        write_submission,
-    )
+    from visionapps.inference.dialects import Dialect
+    from visionapps.inference.submission import image_sizes, mask_files, match_images, read_masks, write_submission
 
     if options.masks is None:
         raise ConfigError("submit: a folder of masks is needed to write a submission; name it before --out")
@@ -105,36 +119,48 @@ def _write(options: argparse.Namespace, dialect: "Dialect") -> int:
     names = [path.stem for path in files]
     # By names first: decoding a hundred masks only to hear that one is missing would be a waste.
     if options.sample:
-        match_sample(names, dialect, sample=options.sample, classes=options.classes)
+        _match_sample(names, options, dialect)
     sizes = image_sizes(options.images, dialect.image_id) if options.images else None
     if sizes is not None:
         match_images([dialect.image_of(name) for name in names], sizes, where=options.masks)
-    report = write_submission(
-        read_masks(tqdm(files, unit="mask", disable=None)),
-        options.out,
-        dialect=dialect,
-        classes=options.classes,
-        sample=options.sample,
-        sizes=sizes,
-        overwrite=options.overwrite,
-    )
+    masks = read_masks(tqdm(files, unit="mask", disable=None))
+    known = {"classes": options.classes, "sample": options.sample, "sizes": sizes, "overwrite": options.overwrite}
+    if isinstance(dialect, Dialect):
+        report = write_submission(masks, options.out, dialect=dialect, **known)
+    else:
+        from visionapps.inference.file_submission import write_files
+
+        report = write_files(masks, options.out, dialect=dialect, **known)
     _show(options.out, report)
     if report.left_out:
         print(f"{report.left_out} masks were left out: the sample does not ask for them", file=sys.stderr)
     return 0
 
 
-def _verify(options: argparse.Namespace, dialect: "Dialect") -> int:
+def _match_sample(names: list[str], options: argparse.Namespace, dialect: "Dialect | FileDialect") -> None:
+    from visionapps.inference.dialects import Dialect
+    from visionapps.inference.file_submission import match_sample_files
+    from visionapps.inference.submission import match_sample
+
+    if isinstance(dialect, Dialect):
+        match_sample(names, dialect, sample=options.sample, classes=options.classes)
+    else:
+        match_sample_files(names, dialect, sample=options.sample, classes=options.classes)
+
+
+def _verify(options: argparse.Namespace, dialect: "Dialect | FileDialect") -> int:
+    from visionapps.inference.dialects import Dialect
     from visionapps.inference.submission import image_sizes, mask_files, read_masks, verify
 
-    report = verify(
-        options.verify,
-        dialect,
-        classes=options.classes,
-        sample=options.sample,
-        sizes=image_sizes(options.images, dialect.image_id) if options.images else None,
-        masks=read_masks(mask_files(options.masks)) if options.masks else (),
-    )
+    sizes = image_sizes(options.images, dialect.image_id) if options.images else None
+    masks = read_masks(mask_files(options.masks)) if options.masks else ()
+    known = {"classes": options.classes, "sample": options.sample, "sizes": sizes, "masks": masks}
+    if isinstance(dialect, Dialect):
+        report = verify(options.verify, dialect, **known)
+    else:
+        from visionapps.inference.file_submission import verify_files
+
+        report = verify_files(options.verify, dialect, **known)
     _show(options.verify, report)
     for problem in report.problems[:_SHOWN]:
         print(f"problem: {problem}")

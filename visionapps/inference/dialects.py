@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -217,19 +217,28 @@ def load_dialect(name: str) -> Dialect:
     """
     if name in BUILT_IN:
         return BUILT_IN[name]
-    path = Path(name)
-    if not path.is_file():
-        raise ConfigError(f"dialect {name!r}: neither built in ({', '.join(BUILT_IN)}) nor a YAML file; check the path")
-    import yaml
-
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: is no readable YAML ({error})") from error
+    path, data = read_rules(name, BUILT_IN)
     try:
         return dialect_from_dict(data)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from error
+
+
+def read_rules(name: str, built_in: Iterable[str]) -> tuple[Path, Any]:
+    """The plain data of a dialect's YAML file, and its path.
+
+    Raises:
+        ConfigError: there is no such file, or it is no YAML.
+    """
+    path = Path(name)
+    if not path.is_file():
+        raise ConfigError(f"dialect {name!r}: neither built in ({', '.join(built_in)}) nor a YAML file; check the path")
+    import yaml
+
+    try:
+        return path, yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: is no readable YAML ({error})") from error
 
 
 def dialect_from_dict(data: Any) -> Dialect:
@@ -238,7 +247,14 @@ def dialect_from_dict(data: Any) -> Dialect:
     Raises:
         ConfigError: a key is unknown or missing, or a value cannot work.
     """
-    known = [field.name for field in fields(Dialect)]
+    check_keys(data, [field.name for field in fields(Dialect)])
+    if "order" not in data:
+        raise ConfigError("the key order is missing; give row or column")
+    return Dialect(**data)
+
+
+def check_keys(data: Any, known: Sequence[str]) -> None:
+    """Raise ConfigError unless data is a mapping of known keys."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"a mapping with the keys {', '.join(known)} is expected, got {type(data).__name__}")
     for key in data:
@@ -246,9 +262,6 @@ def dialect_from_dict(data: Any) -> Dialect:
             near = difflib.get_close_matches(str(key), known, 1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
             raise ConfigError(f"unknown key {key!r}; {hint}")
-    if "order" not in data:
-        raise ConfigError("the key order is missing; give row or column")
-    return Dialect(**data)
 
 
 def _check_pixels(dialect: Dialect) -> None:

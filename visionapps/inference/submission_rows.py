@@ -89,21 +89,31 @@ def to_places(
     Raises:
         DataError: the mask holds a label that is not known.
     """
+    mask = check_mask(name, mask, {0, IGNORE, *written, *range(classes or 0)}, dialect.resize, dialect.nearest)
+    table = np.zeros(256, np.uint8)
+    table[list(written)] = np.arange(1, len(written) + 1) if dialect.per_class else 1
+    return table[mask]
+
+
+def check_mask(name: str, mask: NDArray[Any], known: set[int], resize: Size | None, nearest: Nearest) -> Places:
+    """A label map at its final size, in bytes.
+
+    Raises:
+        DataError: it is no label map, or holds a label that is not known.
+    """
     if mask.ndim != 2 or mask.dtype.kind not in "bui" or not mask.size:
         raise DataError(f"{name}: mask of shape {mask.shape} and {mask.dtype}; a map of (H, W) labels is expected")
-    mask = resize_nearest(mask, dialect.resize, dialect.nearest) if dialect.resize else mask
-    known = {0, IGNORE, *written, *range(classes or 0)}
+    mask = resize_nearest(mask, resize, nearest) if resize else mask
     if mask.dtype.itemsize > 1:
         low, high = int(mask.min()), int(mask.max())
         if low < 0 or high > 255:
             raise _unknown(name, low if low < 0 else high, known)
         mask = mask.astype(np.uint8)
-    strange = np.array([label not in known for label in range(256)])[mask.view(np.uint8)]
+    labels = mask.view(np.uint8)
+    strange = np.array([label not in known for label in range(256)])[labels]
     if strange.any():
-        raise _unknown(name, int(mask[strange][0]), known)
-    table = np.zeros(256, np.uint8)
-    table[list(written)] = np.arange(1, len(written) + 1) if dialect.per_class else 1
-    return table[mask.view(np.uint8)]
+        raise _unknown(name, int(labels[strange][0]), known)
+    return labels
 
 
 def _unknown(name: str, label: int, known: set[int]) -> DataError:
