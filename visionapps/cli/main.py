@@ -22,6 +22,7 @@ VERBS = {
     "export": "turn a checkpoint into a bundle: YAML, safetensors and a card",
     "compress": "make a bundle smaller: pruning, shared, ternary or binary weights, with a table of what it costs",
     "predict": "draw maps, or find objects, in photos, folders and georeferenced rasters",
+    "ensemble": "several models as one: their file, weights fitted out of fold, or the mean of checkpoints",
     "seams": "how much a map changes where tiles meet, measured on two lattices",
     "evaluate": "Dice and IoU of maps; COCO and VOC scores of detections, and what is wrong with them",
     "tune": "rules after the network (thresholds, areas, holes), tuned on out-of-fold predictions by the metric",

@@ -160,3 +160,34 @@ class Poly(Curve):
 
     def after_warmup(self, progress: float) -> float:
         return float((1 - progress) ** self.power)
+
+
+class CosineRestarts(Curve):
+    """Half a cosine from 1 to ``final`` in each of several cycles of equal length; the first one begins with the
+    warm-up.
+
+    Args:
+        cycles: how often the rate falls, at least 2.
+        warmup: share of the steps in [0, 1 / cycles) over which the rate rises linearly from zero.
+        final: factor at the end of each cycle.
+
+    Source: Loshchilov and Hutter 2017, SGDR; in this form Huang et al. 2017, Snapshot Ensembles.
+    """
+
+    def __init__(self, cycles: int = 5, warmup: float = 0.0, final: float = 0.0) -> None:
+        super().__init__(warmup)
+        if cycles < 2 or warmup >= 1 / cycles:
+            raise ConfigError(
+                f"learning-rate curve: {cycles} cycles and warmup {warmup}; give 2 cycles at least, and a warmup that "
+                "is shorter than one"
+            )
+        self.cycles = cycles
+        self.final = final
+
+    def factor(self, progress: float) -> float:
+        if progress < self.warmup:
+            return progress / self.warmup
+        cycle = min(int(progress * self.cycles), self.cycles - 1)
+        begin = max(cycle / self.cycles, self.warmup)
+        share = (progress - begin) / ((cycle + 1) / self.cycles - begin)
+        return self.final + (1 - self.final) * (1 + math.cos(math.pi * share)) / 2
