@@ -147,7 +147,7 @@ def align_by_rows(
     place = rows[:, :, None, :, None] * width + cols[:, None, :, None, :]  # (R, S, S, 2 * sampling, 2 * sampling)
     weight = down[:, :, None, :, None] * right[:, None, :, None, :] / sampling**2
     count = 4 * sampling**2
-    table = feature.permute(0, 2, 3, 1).reshape(-1, channels)
+    table = feature.permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
     sums = nn.functional.embedding_bag(
         place.reshape(-1, count), table, per_sample_weights=weight.reshape(-1, count), mode="sum"
     )
