@@ -36,7 +36,7 @@ def datasets(draw: st.DrawFn) -> list[FoldItem]:
     return items(*rows)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(datasets(), st.integers(2, 4), st.sampled_from(["area", "presence", "none"]))
 def test_every_photo_validates_once_groups_are_whole_and_a_seed_says_all(found, k, stratify):
     plan = plan_folds(found, k, seed=3, stratify=stratify)
@@ -68,6 +68,24 @@ def test_a_rare_class_is_spread_over_the_folds_and_areas_are_even():
     table = class_table(plan_folds(items(*rows), 3), items(*rows))
     assert table[:, 1].tolist() == [40, 40, 40]
     assert np.ptp(table[:, 0]) < 0.25 * table[:, 0].mean()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_folds_are_nearly_as_even_as_the_most_even_of_all_divisions(seed: int):
+    rng = np.random.default_rng(seed)
+    amounts = (rng.gamma(0.7, 1000, (7, 3)) * (rng.random((7, 3)) < 0.8)).astype(int) + 1
+    sizes = rng.integers(10, 60, 7)
+    found = [FoldItem(f"g{n}", f"g{n}", (int(sizes[n]), 10), tuple(amounts[n].tolist()), f"{n}") for n in range(7)]
+    shares = np.column_stack([sizes, amounts]) / np.r_[sizes.sum(), amounts.sum(0)]
+
+    def uneven(chosen: np.ndarray) -> float:
+        folds = np.stack([shares[chosen == fold].sum(0) for fold in range(3)])
+        return float(((3 * folds - 1) ** 2).mean())
+
+    divisions = (np.array((0, *rest)) for rest in itertools.product(range(3), repeat=6))
+    best = min(uneven(chosen) for chosen in divisions if len(set(chosen.tolist())) == 3)
+    plan = plan_folds(found, 3)
+    assert uneven(np.array([plan.folds[f"g{n}"] for n in range(7)])) <= 1.05 * best + 1e-9
 
 
 def test_photos_that_belong_together_share_a_fold_without_being_one_group():

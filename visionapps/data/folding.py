@@ -20,6 +20,7 @@ Box = tuple[float, float, float, float]  # x0 y0 x1 y1 on the ground, in metres
 _TRIES, _ASSIGNMENTS = 64, 40_000  # draws of which the best is kept, and groups assigned in all of them together
 _NOISE = 0.3  # by which the order of groups varies between draws: their amounts by a factor of e^0.3
 _MOVED_GROUPS = 500  # beyond which folds are even enough without moving single groups
+_TRIED = 20  # of the changes that promise most, which are looked at in full
 
 
 class _Spread(NamedTuple):
@@ -50,8 +51,8 @@ def plan_folds(
         items: all photos, or blocks of photos.
         k: folds, at least 2.
         seed: of the draws.
-        stratify: what is even besides the pixels: "area": how much of each class, and in how many photos; "presence":
-            in how many photos; "none": neither.
+        stratify: what is even besides the pixels: "area": how much of each class there is; "presence": in how many
+            photos it is; "none": neither. With both, as many classes as can be are in every fold, which comes first.
         rule: how groups were formed, kept in the plan: group, block_px, block_m of a Split.
         together: pairs of photos whose groups must share a fold.
         boxes: where photos lie on the ground.
@@ -140,7 +141,7 @@ def _measure(items: Sequence[FoldItem], joined: Mapping[str, str], names: Sequen
     amounts = np.array([item.amounts for item in items], np.float64).reshape(len(items), -1)
     pixels = np.array([item.size[0] * item.size[1] for item in items], np.float64)[:, None]
     columns = [pixels]
-    if stratify != "none":
+    if stratify == "presence":
         columns.append((amounts > 0).astype(np.float64))
     if stratify == "area":
         columns.append(amounts)
@@ -202,32 +203,55 @@ def _cost(spread: _Spread, chosen: np.ndarray, k: int) -> tuple[float, float]:
 
 
 def _improved(spread: _Spread, chosen: np.ndarray, k: int) -> np.ndarray:
-    """Move single groups, the best move first, as long as that makes the folds more even."""
+    """Move single groups or exchange two, the best change first, as long as that makes the folds more even."""
     chosen = chosen.copy()
-    features, groups = spread.features, np.arange(len(chosen))
     for _ in range(2 * len(chosen)):
-        cost = _cost(spread, chosen, k)
-        shares = np.zeros((k, features.shape[1]))
-        np.add.at(shares, chosen, features)
-        over = k * shares - 1
-        # Change of the sum of squares when group g leaves its fold and joins fold f.
-        leave = ((over[chosen] - k * features) ** 2 - over[chosen] ** 2).sum(1)
-        join = 2 * k * features @ over.T + (k * features**2).sum(1, keepdims=True) * k
-        change = leave[:, None] + join
-        change[groups, chosen] = 0.0
-        moved = False
-        for flat in np.argsort(change, axis=None, kind="stable")[:20]:
+        cost, found = _cost(spread, chosen, k), None
+        moves, swaps = _changes(spread.features, chosen, k)
+        for flat in np.argsort(moves, axis=None, kind="stable")[:_TRIED]:
             group, fold = divmod(int(flat), k)
-            if change[group, fold] >= -1e-12:
-                break
             trial = chosen.copy()
             trial[group] = fold
-            if _cost(spread, trial, k) < cost:
-                chosen, moved = trial, True
-                break
-        if not moved:
+            found = _better(spread, trial, k, cost, found)
+        for flat in np.argsort(swaps, axis=None, kind="stable")[: 2 * _TRIED : 2]:  # each pair stands there twice
+            one, other = divmod(int(flat), len(chosen))
+            trial = chosen.copy()
+            trial[one], trial[other] = chosen[other], chosen[one]
+            found = _better(spread, trial, k, cost, found)
+        if found is None:
             return chosen
+        chosen = found[1]
     return chosen
+
+
+def _changes(features: np.ndarray, chosen: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """How the sum of squares of shares changes when a group moves to a fold (G, k), or two change places (G, G)."""
+    shares = np.zeros((k, features.shape[1]))
+    np.add.at(shares, chosen, features)
+    squares = (features**2).sum(1)
+    # |s - x|^2 - |s|^2 of the fold that is left, and |t + x|^2 - |t|^2 of the one that is joined.
+    held = (features * shares[chosen]).sum(1)
+    moves = 2 * squares[:, None] - 2 * held[:, None] + 2 * features @ shares.T
+    moves[np.arange(len(chosen)), chosen] = np.inf
+    # With d = x - y: |s - d|^2 + |t + d|^2 - |s|^2 - |t|^2.
+    inner = features @ shares[chosen].T  # x of the row in the fold of the column
+    apart = squares[:, None] + squares[None] - 2 * features @ features.T
+    swaps = 2 * (apart - held[:, None] - held[None] + inner + inner.T)
+    swaps[chosen[:, None] == chosen[None]] = np.inf
+    return moves, swaps
+
+
+_Found = tuple[tuple[float, float], np.ndarray]
+
+
+def _better(
+    spread: _Spread, trial: np.ndarray, k: int, cost: tuple[float, float], found: _Found | None
+) -> _Found | None:
+    """The better of a division that was found and another, if that costs less than what is at hand."""
+    own = _cost(spread, trial, k)
+    if own >= (cost if found is None else found[0]) or (own[0] == cost[0] and own[1] > cost[1] - 1e-12):
+        return found
+    return own, trial
 
 
 def _excluded(folds: Mapping[str, int], boxes: Mapping[str, Box], buffer: float, k: int) -> dict[int, tuple[str, ...]]:
