@@ -20,6 +20,7 @@ Box = tuple[float, float, float, float]  # x0 y0 x1 y1 on the ground, in metres
 _TRIES, _ASSIGNMENTS = 64, 40_000  # draws of which the best is kept, and groups assigned in all of them together
 _NOISE = 0.3  # by which the order of groups varies between draws: their amounts by a factor of e^0.3
 _MOVED_GROUPS = 500  # beyond which folds are even enough without moving single groups
+_IMPROVED = 8  # of the best draws; the end of a climb depends on where it begins
 _TRIED = 20  # of the changes that promise most, which are looked at in full
 
 
@@ -157,15 +158,16 @@ def _spread_out(spread: _Spread, k: int, seed: int) -> np.ndarray:
     """(G,) fold of each group."""
     generator = np.random.default_rng(seed)
     groups = len(spread.features)
-    best: tuple[tuple[float, float], np.ndarray] | None = None
+    draws: list[tuple[tuple[float, float], np.ndarray]] = []
     for attempt in range(max(2, min(_TRIES, _ASSIGNMENTS // groups))):
         noise = np.exp(generator.normal(0, _NOISE if attempt else 0.0, groups))
         chosen = _stratified(spread, k, noise, generator)
-        cost = _cost(spread, chosen, k)
-        if best is None or cost < best[0]:
-            best = (cost, chosen)
-    assert best is not None
-    return _improved(spread, best[1], k) if groups <= _MOVED_GROUPS else best[1]
+        draws.append((_cost(spread, chosen, k), chosen))
+    draws.sort(key=lambda draw: draw[0])
+    if groups > _MOVED_GROUPS:
+        return draws[0][1]
+    ends = [_improved(spread, chosen, k) for _, chosen in draws[: max(1, min(_IMPROVED, _MOVED_GROUPS // groups))]]
+    return min(ends, key=lambda chosen: _cost(spread, chosen, k))
 
 
 def _stratified(spread: _Spread, k: int, noise: np.ndarray, generator: np.random.Generator) -> np.ndarray:
