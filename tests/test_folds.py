@@ -36,7 +36,7 @@ def datasets(draw: st.DrawFn) -> list[FoldItem]:
     return items(*rows)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(datasets(), st.integers(2, 4), st.sampled_from(["area", "presence", "none"]))
 def test_every_photo_validates_once_groups_are_whole_and_a_seed_says_all(found, k, stratify):
     plan = plan_folds(found, k, seed=3, stratify=stratify)
@@ -47,7 +47,7 @@ def test_every_photo_validates_once_groups_are_whole_and_a_seed_says_all(found, 
     assert plan_folds(list(reversed(found)), k, seed=3, stratify=stratify) == plan
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(datasets().filter(lambda found: len({i.group for i in found}) <= 9))
 def test_as_many_classes_are_in_both_folds_as_any_division_allows(found):
     groups = sorted({item.group for item in found})

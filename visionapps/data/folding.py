@@ -20,7 +20,7 @@ Box = tuple[float, float, float, float]  # x0 y0 x1 y1 on the ground, in metres
 _TRIES, _ASSIGNMENTS = 64, 40_000  # draws of which the best is kept, and groups assigned in all of them together
 _NOISE = 0.3  # by which the order of groups varies between draws: their amounts by a factor of e^0.3
 _MOVED_GROUPS = 500  # beyond which folds are even enough without moving single groups
-_IMPROVED = 8  # of the best draws; the end of a climb depends on where it begins
+_IMPROVED = 300  # groups in all draws that are improved: where a climb ends depends on where it begins
 _TRIED = 20  # of the changes that promise most, which are looked at in full
 
 
@@ -166,7 +166,7 @@ def _spread_out(spread: _Spread, k: int, seed: int) -> np.ndarray:
     draws.sort(key=lambda draw: draw[0])
     if groups > _MOVED_GROUPS:
         return draws[0][1]
-    ends = [_improved(spread, chosen, k) for _, chosen in draws[: max(1, min(_IMPROVED, _MOVED_GROUPS // groups))]]
+    ends = [_improved(spread, chosen, k) for _, chosen in draws[: max(1, _IMPROVED // groups)]]
     return min(ends, key=lambda chosen: _cost(spread, chosen, k))
 
 
