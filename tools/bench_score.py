@@ -2,9 +2,9 @@
 
     python tools/bench_score.py [--images 112] [--side 1024] [--metrics dice_per_image map_per_image ...]
 
-Made-up maps of 25 classes with ragged borders; the submission is the truth shifted by some pixels. Both ways run in one
-process on the same two files, reading included, and must agree. Times are CPU seconds of this process, which depend less
-on who else uses the machine; the way of notebooks is measured on some of the images and scaled.
+Made-up maps of 25 classes with ragged borders; the submission is the truth shifted by some pixels. Both ways run in
+one process on the same two files, reading included, and must agree. Times are CPU seconds of this process, which depend
+less on who else uses the machine; the way of notebooks is measured on some of the images and scaled.
 """
 
 import argparse

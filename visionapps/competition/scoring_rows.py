@@ -17,6 +17,7 @@ Cell = tuple[str, int]  # image and label; the label of a binary row is 1
 Size = tuple[int, int]
 
 USAGE = "Usage"  # the column of Kaggle's solution files that tells the public rows from the private ones
+_MANY = 1 << 22  # characters of runs from which on compiled reading is worth the import
 _SHOWN = 5  # ids or problems that a message lists
 
 
@@ -59,7 +60,9 @@ def read_rows(path: Path, dialect: Dialect, *, usage: str | None = None) -> RowS
     found = RowSet(path, {})
     problems: list[str] = []
     lines: dict[Cell, int] = {}
-    for row, part in _rows(path, dialect, usage, problems):
+    rows = list(_rows(path, dialect, usage, problems))
+    plain = _plain_runs([row.text for row, _ in rows], dialect)
+    for (row, part), read in zip(rows, plain, strict=True):
         cell = row.image, 1 if row.label is None else row.label
         if cell in found.runs and not dialect.instances:
             problems.append(f"line {row.line} ({row.key}): stands there already, in line {lines[cell]}")
@@ -69,7 +72,7 @@ def read_rows(path: Path, dialect: Dialect, *, usage: str | None = None) -> RowS
         if row.size is not None and found.sizes.setdefault(row.image, row.size) != row.size:
             problems.append(f"line {row.line} ({row.key}): size {row.size}, but {found.sizes[row.image]} above")
         try:
-            runs = parse_text(row.text, dialect, row.size or dialect.resize)
+            runs = parse_text(row.text, dialect, row.size or dialect.resize) if read is None else read
         except DataError as error:
             problems.append(f"line {row.line} ({row.key}): {error}")
             continue
@@ -80,6 +83,15 @@ def read_rows(path: Path, dialect: Dialect, *, usage: str | None = None) -> RowS
     problems += _run_problems(found, dialect)
     _refuse(path, problems)
     return found
+
+
+def _plain_runs(texts: list[str], dialect: Dialect) -> Sequence[Runs | None]:
+    """The runs of the texts that can be read at once; None for the others, which ``parse_text`` reads or refuses."""
+    if dialect.encoding != "pairs" or dialect.relative or sum(map(len, texts)) < _MANY:
+        return [None] * len(texts)
+    from visionapps.competition.run_text import plain_runs  # numba takes a while to import
+
+    return plain_runs(texts)
 
 
 def _rows(path: Path, dialect: Dialect, usage: str | None, problems: list[str]) -> Iterator[tuple[Row, str | None]]:
