@@ -100,7 +100,7 @@ def tune_nested(tuner: Tuner) -> Tuned:
     gains = []
     for fold in folds.tolist():
         others = tuner.folds != fold
-        own = tuner.counts(tuner.tune(others))[~others]
+        own = tuner.counts(tuner.tune(others), ~others)
         held_out[~others] = own
         was, now = Judged.of(tuner.metric, before[~others]), Judged.of(tuner.metric, own)
         gains.append(FoldGain(fold, int((~others).sum()), was.score, now.score))

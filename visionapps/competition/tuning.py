@@ -153,7 +153,7 @@ class Tuner:
         self._bar = bar
         self._plain = PostProcess.none(classes, tuning.background)
         self._histograms: NDArray[np.int64] | None = None
-        self._contests: Contests | None = None
+        self._contests: tuple[tuple[Calibration | None, ...], Contests] | None = None
         self._counted: Counted | None = None
 
     def tune(self, chosen: NDArray[np.bool_]) -> PostProcess:
@@ -173,8 +173,14 @@ class Tuner:
         found = self._process(choices, calibrations)
         if "holes" in self.tuning.rules:
             choices = self._fill(search, ledger, contests, found, choices, chosen)
-            found = self._process(choices, calibrations)
+            filled = self._process(choices, calibrations)
+            # One class's filling may open or close a hole of another, which tables do not show: so both are drawn.
+            if self._score(filled, chosen) > self._score(found, chosen):
+                return filled
         return found
+
+    def _score(self, process: PostProcess, chosen: NDArray[np.bool_]) -> float:
+        return self.metric.score(self.counts(process, chosen).sum(0))
 
     @property
     def _lowest(self) -> int:
@@ -191,23 +197,31 @@ class Tuner:
             self._histograms = np.stack([histograms(self.store.scores(n), self.store.truth(n)) for n in names])
         return [fit_calibration(kind, own) for own in self._histograms[chosen].sum(0)]
 
-    def contests(self, calibrations: list[Calibration | None] | None) -> Contests:
-        """Of all photos; those without calibrations are kept."""
-        if calibrations is None and self._contests is not None:
-            return self._contests
-        tables = self._process([Choice()] * len(self.store.labels), calibrations).tables
-        found = Contests.read(self.store, tables, self.tuning.background, self._bar)
-        if calibrations is None:
-            self._contests = found
-        return found
+    def contests(self, calibrations: Sequence[Calibration | None] | None) -> Contests:
+        """Of all photos; the last ones are kept."""
+        calibrations = tuple(calibrations or ())
+        key = calibrations if any(calibrations) else ()
+        if self._contests is None or self._contests[0] != key:
+            tables = self._process([Choice()] * len(self.store.labels), key).tables
+            self._contests = key, Contests.read(self.store, tables, self.tuning.background, self._bar)
+        return self._contests[1]
 
-    def counts(self, process: PostProcess | None = None) -> NDArray[np.float64]:
-        """(I, ...) what every photo brings to the metric, drawn with these rules; None: with none, the argmax."""
+    def counts(
+        self, process: PostProcess | None = None, chosen: NDArray[np.bool_] | None = None
+    ) -> NDArray[np.float64]:
+        """What photos bring to the metric, as these rules draw them.
+
+        Args:
+            process: the rules; None: none, the argmax.
+            chosen: (I,) photos that are wanted; None: all.
+
+        Returns:
+            (photos, ...) counts of the metric.
+        """
         process = process or self._plain
-        calibrated = [rule.calibration for rule in process.rules]
-        contests = self.contests(calibrated if any(calibrated) else None)
-        photos = zip(contests.won, contests.truth, strict=True)
-        return np.stack([self.metric.count(process.labels(won), truth) for won, truth in photos])
+        contests = self.contests([rule.calibration for rule in process.rules])
+        wanted = range(len(contests.names)) if chosen is None else np.flatnonzero(chosen).tolist()
+        return np.stack([self.metric.count(process.labels(contests.won[i]), contests.truth[i]) for i in wanted])
 
     def _count(self, contests: Contests) -> Counted:
         classes = len(self.store.labels)
@@ -263,7 +277,7 @@ class Tuner:
         units = found.by_class()
         return [search.fill(ledger, k, choice, units[k]) for k, choice in enumerate(choices)]
 
-    def _process(self, choices: Sequence[Choice], calibrations: list[Calibration | None] | None) -> PostProcess:
+    def _process(self, choices: Sequence[Choice], calibrations: Sequence[Calibration | None] | None) -> PostProcess:
         rules = [
             Rule(
                 threshold=to_share(choice.top),
