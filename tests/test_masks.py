@@ -47,7 +47,9 @@ def loop_runs(mask: np.ndarray, order: str, base: int) -> list[list[int]]:
 @pytest.fixture(params=[1, 3, 1 << 20], ids=["chunks of 1", "chunks of 3", "one chunk"])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small chunks, so that a run crosses their borders even in a tiny mask."""
-    monkeypatch.setattr(masks, "_CHUNK", request.param)
+    monkeypatch.setattr("visionapps.masks.runs._CHUNK", request.param)
+    monkeypatch.setattr("visionapps.masks.runs._RUNS", request.param)
+    monkeypatch.setattr("visionapps.masks.text._RUNS", request.param)
 
 
 @pytest.mark.usefixtures("chunk")
