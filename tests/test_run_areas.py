@@ -9,6 +9,7 @@ from scipy import ndimage
 from visionapps.masks import decode, encode
 from visionapps.metrics.object_precision import object_pairs
 from visionapps.metrics.run_areas import RunTable, object_run_pairs, run_areas, union
+from visionapps.metrics.run_kernels import shared_pixels
 
 SHAPE = (6, 7)
 
@@ -29,6 +30,16 @@ def test_areas_of_all_rows_at_once_are_those_of_their_pixels(seed, base, order):
     assert found.predicted.tolist() == [int(a.sum()) for a in ours]
     assert found.true.tolist() == [int(b.sum()) for b in theirs]
     assert tables[0].malformed(42) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_walk_along_both_tables_finds_what_their_pixels_share(seed):
+    rng = np.random.default_rng(seed)
+    ours, theirs = random_masks(rng, 5), random_masks(rng, 5)
+    tables = [RunTable.of([encode(m, order="row") for m in side], base=1) for side in (ours, theirs)]
+    shared = shared_pixels(*tables[0], *tables[1])
+    assert shared.tolist() == [int((a & b).sum()) for a, b in zip(ours, theirs, strict=True)]
 
 
 def test_tables_without_runs_have_no_area():

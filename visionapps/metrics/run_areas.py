@@ -14,6 +14,7 @@ from visionapps.metrics.measures import Areas
 from visionapps.metrics.object_precision import ObjectPairs, sparse_pairs
 
 Int64s = NDArray[np.int64]
+_MANY = 1 << 20  # runs from which on a compiled walk along both tables is worth the import
 
 
 class RunTable(NamedTuple):
@@ -68,6 +69,10 @@ def run_areas(prediction: RunTable, truth: RunTable) -> Areas:
     The intersection of a run with a row is the difference of how much of the row lies before its end and before its
     start. All rows are laid one after the other on one line of pixels, so that two binary searches serve all of them.
     """
+    if len(prediction.starts) + len(truth.starts) >= _MANY:
+        from visionapps.metrics.run_kernels import shared_pixels
+
+        return Areas(shared_pixels(*prediction, *truth), prediction.pixels(), truth.pixels())
     both = np.zeros(len(prediction.starts), np.int64)
     if len(truth.starts) and len(prediction.starts):
         stride = int(max(truth.ends.max(), prediction.ends.max()))
