@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from visionapps.data.dataset import CELL, Dataset, Policies, Split
 from visionapps.data.doctor import examine
 from visionapps.data.fake import PhotoFolders, write_photos
-from visionapps.data.fold_leaks import alike, families, fold_items, ground_boxes, leaks, pictures
+from visionapps.data.fold_leaks import alike, families, fold_items, ground_boxes, leaks, pictures, same_in_table
 from visionapps.data.folding import class_table, plan_folds
 from visionapps.data.folds import FoldItem, FoldPlan
 from visionapps.errors import ConfigError, DataError
@@ -209,6 +209,21 @@ def test_photos_that_look_alike_are_found_across_folds_and_joined_families_have_
     torn = alike(found, thumbnails, range(6))
     assert {(leak.one, leak.other) for leak in torn} >= {("g0_0", "g2_0"), ("g1_0", "g4_0")}
     assert all(leak.amount > 0.95 for leak in torn)
+
+
+def test_a_table_says_which_photos_share_a_fold(tmp_path: Path):
+    found = items(*((f"g{n}_0", (10,)) for n in range(6)))
+    table = tmp_path / "sites.csv"
+    rows = (("g0_0.png", "north"), ("g1_0", "south"), ("x/g2_0.jpg", "north"), ("g3_0", "west"), ("g4_0", "south"))
+    table.write_text("photo,site\n" + "".join(f"{name},{site}\n" for name, site in rows))
+    with pytest.raises(DataError, match=r"sites\.csv: 1 photos have no row \(g5_0\); add them"):
+        same_in_table(table, found)
+    table.write_text(table.read_text() + "g5_0,west\n")
+    plan = plan_folds(found, 3, together=same_in_table(table, found))
+    assert [plan.folds[f"g{n}_0"] == plan.folds[f"g{m}_0"] for n, m in ((0, 2), (1, 4), (3, 5))] == [True] * 3
+    table.write_text("photo\ng0_0\n")
+    with pytest.raises(DataError, match="the row 'g0_0' has no second column; expected name,group"):
+        same_in_table(table, found)
 
 
 def test_common_ground_of_two_folds_is_a_leak_unless_the_buffer_keeps_it_out():

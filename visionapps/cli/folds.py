@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from visionapps.inference.bundle import Bundle
     from visionapps.training.folds import Study
 
-_OF_A_PLAN = ("k", "group", "block_px", "block_m", "stratify", "buffer", "seed", "join_alike")
+_OF_A_PLAN = ("k", "group", "block_px", "block_m", "stratify", "buffer", "seed")
 _SHOWN = 3  # leaks in a message
 _CLASSES = 12  # columns of the plan's table
 _SCORES = ("mean_dice", "mean_iou", "accuracy", "ap", "ap50", "top1", "mean_recall")
@@ -55,6 +55,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     plan.add_argument("--seed", type=int, metavar="N", help="of the draw (0)")
     plan.add_argument("--join-alike", action="store_true", help="photos that look alike share a fold")
+    plan.add_argument("--together", type=Path, metavar="CSV", help="table of photo,group: equal groups share a fold")
     oof = parser.add_argument_group("out-of-fold predictions")
     oof.add_argument("--oof", type=Path, metavar="DIR", help="the store (OUT/oof)")
     oof.add_argument("--oof-size", metavar="HxW", help="size in which scores are stored (each photo's own)")
@@ -85,6 +86,8 @@ def run(options: argparse.Namespace) -> int:
         plan = _make(items, photos, _split(dataset, None, options), options)
     else:
         plan.require(items, str(options.config))
+        if options.together is not None:
+            _require_together(plan, items, options.together, place)
     only = _only(options.only, plan.k)
     print(_plan_table(plan, items, names))
     _refuse_leaks(plan, items, photos, dataset)
@@ -240,20 +243,23 @@ def _plan_table(plan: "FoldPlan", items: "Sequence[FoldItem]", names: Sequence[s
 def _make(
     items: "Sequence[FoldItem]", photos: "Sequence[AnyPhoto]", split: "Split", options: argparse.Namespace
 ) -> "FoldPlan":
-    from visionapps.data.fold_leaks import families, ground_boxes, pictures
+    from visionapps.data.fold_leaks import families, ground_boxes, pictures, same_in_table
     from visionapps.data.folding import plan_folds
 
     buffer = options.buffer or 0.0
     boxes = ground_boxes(items) if buffer else {}
     if buffer and not boxes and split.block_px is None:
         raise ConfigError("--buffer: no photo lies on the map, so none is near; leave it out, or use --block-px")
+    together = families(items, pictures(photos)) if options.join_alike else []
+    if options.together is not None:
+        together += same_in_table(options.together, items)
     return plan_folds(
         items,
         5 if options.k is None else options.k,
         seed=options.seed or 0,
         stratify=options.stratify or "area",
         rule={"group": split.group, "block_px": split.block_px, "block_m": split.block_m},
-        together=families(items, pictures(photos)) if options.join_alike else (),
+        together=together,
         boxes=boxes,
         buffer=buffer,
     )
@@ -340,13 +346,25 @@ def _split(
 
 def _require_like(plan: "FoldPlan", options: argparse.Namespace, place: Path) -> None:
     """Raise ConfigError for an option that says otherwise than a plan that is there already."""
-    kept = {"k": plan.k, "seed": plan.seed, "join_alike": options.join_alike, **plan.rule}
+    kept = {"k": plan.k, "seed": plan.seed, **plan.rule}
     for name in _OF_A_PLAN:
         wanted = getattr(options, name)
-        if wanted not in (None, False) and wanted != kept.get(name):
+        if wanted is not None and wanted != kept.get(name):
             raise ConfigError(
                 f"--{name.replace('_', '-')} {wanted}: but the plan {place} was made with {kept.get(name)}; leave the "
                 "option out, or make a new plan in another file and folder"
+            )
+
+
+def _require_together(plan: "FoldPlan", items: "Sequence[FoldItem]", table: Path, place: Path) -> None:
+    """Raise ConfigError where a plan that is there already tears what a table holds together."""
+    from visionapps.data.fold_leaks import same_in_table
+
+    for one, other in same_in_table(table, items):
+        if plan.folds[one] != plan.folds[other]:
+            raise ConfigError(
+                f"--together {table}: {one} and {other} lie in two folds of {place}; make a new plan in another file "
+                "and folder"
             )
 
 

@@ -3,6 +3,7 @@
 Shapes: N photos.
 """
 
+import csv
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from visionapps.data.images import read_header
 from visionapps.data.likeness import SIDE, near_duplicates, thumbnail
 from visionapps.data.object_dataset import ObjectPhoto
 from visionapps.data.store import Photo, likeness
+from visionapps.errors import DataError
 from visionapps.structures import GeoRef
 
 AnyPhoto = Photo | ObjectPhoto | ClassPhoto
@@ -113,6 +115,38 @@ def _root(group: dict[str, str], name: str) -> str:
     while group[name] != name:
         name = group[name]
     return name
+
+
+def same_in_table(path: Path, items: Sequence[FoldItem]) -> list[tuple[str, str]]:
+    """Pairs of photos of which a table says the same: a CSV with a header, photo names first, their group second.
+
+    Args:
+        path: of the table; names with or without folder and suffix, rows of other photos do not matter.
+        items: photos, or blocks of photos.
+
+    Raises:
+        DataError: it cannot be read, or lacks photos.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row][1:]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a CSV table ({error})") from error
+    short = next((row for row in rows if len(row) < 2), None)
+    if short is not None:
+        raise DataError(f"{path}: the row {','.join(short)!r} has no second column; expected name,group")
+    group = {Path(name.strip()).stem: value.strip() for name, value, *_ in rows}
+    names = {item.name: Path(item.name.rsplit("@", 1)[0] if item.window else item.name).stem for item in items}
+    lacking = sorted({short for short in names.values() if short not in group})
+    if lacking:
+        raise DataError(f"{path}: {len(lacking)} photos have no row ({', '.join(lacking[:4])}); add them")
+    first: dict[str, str] = {}
+    pairs = []
+    for item in items:
+        other = first.setdefault(group[names[item.name]], item.name)
+        if other != item.name:
+            pairs.append((other, item.name))
+    return pairs
 
 
 def ground_boxes(items: Sequence[FoldItem]) -> dict[str, Box]:

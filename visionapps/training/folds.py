@@ -64,10 +64,11 @@ class Study:
         head = {"config": _plain(self.config), "settings": list(self.settings), "plan": self.plan.key}
         path = self.out / HEAD
         if not path.is_file():
-            refuse_existing(self.out, overwrite=False)
+            if not self.out.is_dir() or {place.name for place in self.out.iterdir()} - {PLAN}:
+                refuse_existing(self.out, overwrite=False)
+            self.plan.save(self.out / PLAN, overwrite=True)  # the very plan that may stand there, made beforehand
             with whole_output(path) as part:
                 part.write_text(json.dumps(head, indent=1) + "\n")
-            self.plan.save(self.out / PLAN)
             return
         if not resume:
             raise OutputError(
