@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# One thread per process, for every core has a process of its own: two of them wait for each other more than they work.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 
 
