@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from visionapps.cli.main import main
 
@@ -63,6 +65,21 @@ def test_classes_one_by_one_and_all_numbers_as_json(files, tmp_path, capsys):
     assert found["boards"][1]["interval"] == [None, None]
     assert main([*files, "--json", str(out)]) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def test_what_submit_wrote_of_the_true_masks_is_right(tmp_path, capsys):
+    (tmp_path / "masks").mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("6411_a", "8389_b"):
+        labels = np.kron(rng.integers(0, 25, (6, 8), np.uint8), np.ones((64, 64), np.uint8))
+        Image.fromarray(labels).save(tmp_path / "masks" / f"{name}.png")
+    csv = str(tmp_path / "s.csv")
+    assert main(["submit", str(tmp_path / "masks"), "--out", csv, "--dialect", "hrud"]) == 0
+    capsys.readouterr()
+    assert main(["score", csv, str(tmp_path / "masks"), "--dialect", "hrud", "--empty", "skip"]) == 0
+    text = capsys.readouterr().out
+    assert boards(text)["all"] == "1.00000"
+    assert text.splitlines()[-1] == "2 images, 24 classes; empty skip, mean over cells"
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,10 @@
 """Scoring a submission of the UAV competition's size beside the usual notebook: read, decode, loop.
 
-    python tools/bench_score.py [--images 112] [--side 1024] [--metrics dice_per_image map_per_image ...]
+    python tools/bench_score.py [--images 112] [--side 1024] [--smooth] [--metrics dice_per_image map_per_image ...]
 
-Made-up maps of 25 classes with ragged borders; the submission is the truth shifted by some pixels. Both ways run in
-one process on the same two files, reading included, and must agree. Times are CPU seconds of this process, which depend
-less on who else uses the machine; the way of notebooks is measured on some of the images and scaled.
+Made-up maps of 25 classes with ragged borders, or smooth ones; the submission is the truth shifted by some pixels. Both
+ways run in one process on the same two files, reading included, and must agree. Times are CPU seconds of this process,
+which depend less on who else uses the machine; the way of notebooks is measured on some of the images and scaled.
 """
 
 import argparse
@@ -25,11 +25,13 @@ CLASSES = 25
 DIFFERENT = 4  # maps that are drawn; the others are copies of them, moved
 
 
-def ragged_map(rng: np.random.Generator, side: int) -> np.ndarray:
-    """Blobs of all classes, whose borders are ragged by single pixels as those of networks are."""
+def drawn_map(rng: np.random.Generator, side: int, ragged: bool) -> np.ndarray:
+    """Blobs of all classes, whose borders may be ragged by single pixels, the hardest case for run lengths."""
     coarse = ndimage.gaussian_filter(rng.standard_normal((CLASSES, side // 8, side // 8)), (0, 4, 4))
     coarse += rng.normal(0, 0.02, (CLASSES, 1, 1))  # some classes are rare
     labels = np.kron(coarse.argmax(0), np.ones((8, 8), np.uint8)).astype(np.uint8)
+    if not ragged:
+        return labels
     rows, cols = np.mgrid[: labels.shape[0], : labels.shape[1]]
     jitter = rng.integers(-1, 2, (2, *labels.shape))
     return labels[(rows + jitter[0]) % labels.shape[0], (cols + jitter[1]) % labels.shape[1]]
@@ -71,11 +73,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=112)
     parser.add_argument("--side", type=int, default=1024, help="pixels of a side, as the dialect resizes to")
+    parser.add_argument("--smooth", action="store_true", help="borders without single pixels: fewer runs")
     parser.add_argument("--usual-images", type=int, default=8, help="images that the notebook's way is measured on")
     parser.add_argument("--metrics", nargs="+", default=["dice_per_image", "iou_global", "map_per_image"])
     options = parser.parse_args()
     rng = np.random.default_rng(0)
-    maps = [ragged_map(rng, options.side) for _ in range(DIFFERENT)]
+    maps = [drawn_map(rng, options.side, not options.smooth) for _ in range(DIFFERENT)]
     dialect = load_dialect("hrud")
     with tempfile.TemporaryDirectory() as folder:
         submission, truth = Path(folder) / "submission.csv", Path(folder) / "truth.csv"

