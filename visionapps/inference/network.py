@@ -16,13 +16,14 @@ from torch import Tensor
 from visionapps.errors import ConfigError
 from visionapps.inference.convolution import one_kernel
 from visionapps.inference.products import Form, distance
-from visionapps.inference.views import ONE_VIEW, Views
+from visionapps.inference.views import ONE_VIEW, View, Views
 from visionapps.runtime import cpu_has_bf16
 from visionapps.segmentation.base import Segmentor
 from visionapps.structures import InputSpec
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_WIDE = 16  # interleaved channels from which on torch's softmax over them is vectorised, and faster than over planes
 _MANY = 8  # interleaved channels from which on torch is slower than our own loop in turning them into planes
 # What allocators say that raise no OutOfMemoryError.
 _EXHAUSTED = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
@@ -167,12 +168,17 @@ class Network:
         opinions: list[tuple[float, Tensor]] = []
         for view in self._views:
             seen = view.apply(images.float(), stride=self.stride).contiguous(memory_format=torch.channels_last)
+            total: Tensor | None = None  # of the members, as they saw the tile: turned back once, not for each
             for member, weight in zip(self._members, self._shares, strict=True):
-                logits = view.restore(self._logits(member, seen).float(), height, width)
-                p, share = planes_of(logits).softmax(1), weight / len(self._views)
-                mean.add_(p, alpha=share)
-                if self._disagreement:
-                    opinions.append((share, p.half()))  # half the memory, and still finer than 8 bits
+                logits = self._logits(member, seen)
+                if view.scale != 1:
+                    logits = view.resize_back(logits.float(), height, width)
+                p, share = _probabilities(logits), weight / len(self._views)
+                if self._disagreement:  # half the memory, and still finer than 8 bits
+                    opinions.append((share, _turned_back(view, p).half()))
+                total = p.mul_(share) if total is None else total.add_(p, alpha=share)
+            assert total is not None, "there is one member at least"
+            mean.add_(_turned_back(view, total))
         for share, p in opinions:
             for item, opinion in zip(scores, p, strict=True):
                 item[-1].add_(distance(opinion.float(), item[:-1]), alpha=share)
@@ -194,10 +200,27 @@ class Network:
         return logits
 
 
+def _probabilities(logits: Tensor) -> Tensor:
+    """(B, K, h, w) float32 in the layout in which that takes least time."""
+    if logits.device.type == "cpu" and logits.shape[1] >= _WIDE and _interleaved(logits):
+        return logits.permute(0, 2, 3, 1).softmax(-1, dtype=torch.float32).permute(0, 3, 1, 2)
+    return planes_of(logits).softmax(1)
+
+
+def _turned_back(view: View, scores: Tensor) -> Tensor:
+    """What a network saw of a view, at the places of the tile, as planes."""
+    turned = view.turn_back(scores)
+    return planes_of(turned.contiguous(memory_format=torch.channels_last) if _interleaved(scores) else turned)
+
+
+def _interleaved(scores: Tensor) -> bool:
+    return scores.is_contiguous(memory_format=torch.channels_last) and not scores.is_contiguous()
+
+
 def planes_of(scores: Tensor) -> Tensor:
     """Scores of any layout and precision as contiguous planes: (B, S, h, w) float32; the same tensor if it is so."""
     planes = scores.shape[1]
-    interleaved = scores.is_contiguous(memory_format=torch.channels_last) and not scores.is_contiguous()
+    interleaved = _interleaved(scores)
     known = scores.dtype in (torch.float32, torch.bfloat16)
     if scores.device.type != "cpu" or planes < _MANY or not interleaved or not known:
         # First the layout, then the precision: the other way round torch takes three times as long on the CPU.

@@ -36,8 +36,14 @@ class View:
 
     def restore(self, scores: Tensor, height: int, width: int) -> Tensor:
         """Scores of what ``apply`` gave, at the places of the tile: (B, S, h', w') to (B, S, height, width)."""
-        turned = (width, height) if self.turns % 2 else (height, width)
-        scores = _resize(scores, *turned)
+        return self.turn_back(self.resize_back(scores, height, width))
+
+    def resize_back(self, scores: Tensor, height: int, width: int) -> Tensor:
+        """The first half of ``restore``: in the size of the tile, mirrored and turned as the network saw it."""
+        return _resize(scores, *((width, height) if self.turns % 2 else (height, width)))
+
+    def turn_back(self, scores: Tensor) -> Tensor:
+        """The other half. Sums of several members need it once only."""
         if self.turns:
             scores = torch.rot90(scores, -self.turns, (-2, -1))
         return scores.flip(-1) if self.mirrored else scores
