@@ -1,30 +1,31 @@
 """Training the folds of a plan, each a run of its own in a folder of its own; what is done is not done again."""
 
 import json
-import logging
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import torch
 import yaml
 
 from visionapps.competition.oof import OofWriter
 from visionapps.competition.predicting import predict_photos
 from visionapps.data.folds import FoldPlan
 from visionapps.data.store import Photo
-from visionapps.errors import ConfigError, DataError, OutputError
+from visionapps.errors import ConfigError, DataError, OutputError, VisionAppsError
 from visionapps.files import refuse_existing, whole_output
 from visionapps.inference.bundle import Bundle, from_checkpoint, load
 from visionapps.inference.engine import Engine
 from visionapps.inference.network import Network
 from visionapps.inference.products import Products
 from visionapps.inference.views import ONE_VIEW, Views
-from visionapps.training.run import LAST, fit
+from visionapps.training.run import BEST, LAST, fit
 
 HEAD, PLAN, RUN, BUNDLE = "folds.json", "plan.json", "run.yaml", "bundle"
 _DONE = "done.json"  # in the folder of a fold whose bundle is written
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -117,19 +118,37 @@ def train_fold(study: Study, fold: int) -> Bundle:
     """
     folder = study.folder(fold)
     if study.done(fold):
-        log.info("fold %d is trained already", fold)
         return load(study.bundle(fold))
     begun = (folder / "checkpoints" / LAST).is_file()
     config = folder / RUN
     with whole_output(config, overwrite=True) as part:
         part.write_text(fold_config(study.config, study.out / PLAN, study.plan.rule, fold))
-    finished = fit(config, folder, list(study.settings), resume=begun)
-    bundle = from_checkpoint(finished.checkpoint)
-    if finished.first:
-        bundle.save(study.bundle(fold), overwrite=True)
-        with whole_output(folder / _DONE, overwrite=True) as part:
-            part.write_text(json.dumps({"fold": fold, "plan": study.plan.key, "seconds": finished.seconds}) + "\n")
+    # Several GPUs: Lightning starts this very command once for each, which must be a single run then.
+    train = _fit_apart if torch.cuda.device_count() > 1 else _fit_here
+    checkpoint = train(config, folder, study.settings, begun)
+    bundle = from_checkpoint(checkpoint)
+    bundle.save(study.bundle(fold), overwrite=True)
+    with whole_output(folder / _DONE, overwrite=True) as part:
+        part.write_text(json.dumps({"fold": fold, "plan": study.plan.key}) + "\n")
     return bundle
+
+
+def _fit_here(config: Path, folder: Path, settings: Sequence[str], resume: bool) -> Path:
+    """Run a fold in this process; its best checkpoint."""
+    return fit(config, folder, list(settings), resume=resume).checkpoint
+
+
+def _fit_apart(config: Path, folder: Path, settings: Sequence[str], resume: bool) -> Path:
+    """Run a fold as `visionapps fit` in a process of its own; its best checkpoint."""
+    place = ["--config", str(config), "--out", str(folder), "--no-report", "--resume" if resume else "--overwrite"]
+    command = [sys.executable, "-m", "visionapps.cli.main", "fit", *place, *settings]
+    code = subprocess.run(command, check=False).returncode
+    if code:
+        raise VisionAppsError(
+            f"{folder}: `visionapps fit` ended with exit code {code}, its message stands above; mend that and go on "
+            "with --resume"
+        )
+    return folder / "checkpoints" / BEST
 
 
 def predict_fold(
