@@ -240,6 +240,7 @@ def test_precision_of_coco_is_that_of_pycocotools_when_order_does_not_help():
         values.append(evaluation.eval["precision"][0, :, 0, 0, 2].mean())
         assert counts[1, i].sum() > 0
     assert 0 < got[1] < 1
+    assert metric.score(metric.count(truth, truth)) == 1  # the recall of 1 is reached, too
     assert got[1] == pytest.approx(np.mean(values))
 
 
