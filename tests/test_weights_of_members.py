@@ -1,18 +1,24 @@
 """Weights of ensembles: searches held against exhaustive ones, a store with a known answer, and what is refused."""
 
 import itertools
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from visionapps.cli.main import main
+from visionapps.competition.ensemble import EnsembleSpec
 from visionapps.competition.oof import OofStore, OofWriter
 from visionapps.competition.weights import descend, fit_weights, greedy, likeliest, mixed, on_grid, require_one_plan
 from visionapps.data.folds import FoldPlan
 from visionapps.errors import ConfigError, DataError
+from visionapps.inference.bundle import Bundle
 from visionapps.metrics.competition import build_metric
+from visionapps.models import unet
 from visionapps.structures import LabelSpace
 
 LABELS = LabelSpace.named(["bare", "roof", "road"])
@@ -196,3 +202,31 @@ def test_stores_that_cannot_be_weighed_together_are_refused_by_name(stores, trut
     other = store_of(tmp_path / "blind", 1, 0, plan=plan_of(6, 3), truths=truths, masks=False)
     with pytest.raises(DataError, match="blind: p0 has no true labels"):
         require_one_plan([other, stores[0]])
+
+
+def test_the_verb_fits_weights_and_names_the_bundles_of_all_folds(stores, tmp_path, capsys):
+    home = stores[0].folder.parent
+    torch.manual_seed(0)
+    bundle = Bundle(unet("test_efficientnet", 3, channels=(8, 8, 8, 8, 8)).eval(), LABELS, 64)
+    bundle.save(home / "s0_0")
+    for name in ("s0_1", "s0_2", "s1_0", "s1_1", "s1_2"):
+        shutil.copytree(home / "s0_0", home / name)
+    for store in stores[:2]:  # the store names its bundles as they were seen from where folds were trained
+        for fold in range(3):
+            path = store.folder / f"fold_{fold}" / "fold.json"
+            path.write_text(
+                path.read_text().replace(f'"{store.folder.name}_{fold}"', f'"{home}/{store.folder.name}_{fold}"')
+            )
+    out = tmp_path / "all.yaml"
+    words = [str(store.folder) for store in stores[:2]]
+    assert main(["ensemble", "fit", *words, "--method", "greedy", "--tta", "flips", "--out", str(out)]) == 0
+    shown = capsys.readouterr().out
+    assert "taken: greedy" in shown
+    assert "is there on photos that had no say" in shown
+    spec = EnsembleSpec.load(out)
+    fitted = fit_weights(stores[:2], build_metric("dice_global", LABELS.names), method="greedy")
+    assert spec.flips == "flips"
+    assert [path.name for path in spec.bundles] == ["s0_0", "s0_1", "s0_2", "s1_0", "s1_1", "s1_2"]
+    assert spec.weights == pytest.approx([w / 3 for w in fitted.weights for _ in range(3)])
+    assert spec.fitted["nested"] == pytest.approx(fitted.nested)
+    assert spec.fitted["metric"] == {"name": "dice_global"}
