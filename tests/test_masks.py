@@ -227,6 +227,30 @@ def test_encoding_needs_less_than_a_tenth_of_a_byte_a_pixel_beside_the_runs(orde
     assert peak < 0.1 * mask.size
 
 
+@ORDERS
+def test_decoding_needs_a_quarter_of_a_byte_a_pixel_beside_the_mask(order):
+    shape = (3000, 4000)
+    starts = np.arange(1, 12_000_000, 240)
+    runs = np.stack([starts, np.full(len(starts), 70)], axis=1)
+    runs[-1] = 11_999_761, 240  # the last pixel, too
+    tracemalloc.start()
+    mask = masks.decode(runs, shape, order=order)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert mask[-1, -1]
+    assert int(mask.sum()) == 70 * (len(runs) - 1) + 240
+    assert peak < (1 + 0.25) * mask.size, "a chunk of 2**20 pixels and what belongs to 2**15 runs"
+
+
+def test_long_runs_and_long_gaps_are_painted_between_short_ones():
+    flat = np.zeros(5_000_000, np.uint8)
+    for start, end in ((0, 1), (2, 3_000_000), (3_000_001, 3_000_004), (4_900_000, 5_000_000)):
+        flat[start:end] = 1
+    mask = flat.reshape(2000, 2500)
+    for order in ("row", "column"):
+        np.testing.assert_array_equal(masks.decode(masks.encode(mask, order=order), mask.shape, order=order), mask)
+
+
 def test_the_codec_imports_numpy_only():
     code = "import sys, visionapps.masks; print(sorted({'torch', 'pycocotools', 'PIL', 'scipy'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
