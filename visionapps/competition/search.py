@@ -199,7 +199,7 @@ class ClassSearch:
         if not len(rows):
             return choice
         sizes = [-area for area in reversed(self._areas)]
-        standing = stand(units, rows, tops=[0], sizes=sizes, size_of=-units.areas)
+        standing = stand(units, rows, tops=[0], sizes=sizes, size_of=-units.sizes)
         now = standing.pick(len(sizes) - 1)  # holes of no pixel: none
         scores = ledger.trial(k, rows, now, standing)
         options = [replace(choice, holes=-size) for size in sizes]
@@ -217,7 +217,7 @@ class ClassSearch:
     def _unfiltered(self, choice: Choice, rows: Rows, levels: Units, pieces: Mapping[int, Units]) -> Standing:
         units = pieces.get(choice.bottom, levels) if _needs_pieces(choice) else levels
         if not choice.keep:
-            area = units.areas if _needs_pieces(choice) else np.zeros_like(units.areas)
+            area = units.sizes if _needs_pieces(choice) else np.zeros_like(units.sizes)
             return stand(units, rows, tops=[choice.top], sizes=[choice.min_area], size_of=area)
         ranks = _ranks(units, choice)
         return stand(units, rows, tops=[choice.top], sizes=[1 - choice.keep], size_of=-ranks)
@@ -235,7 +235,7 @@ class ClassSearch:
         self, choice: Choice, rows: Rows, levels: Units, pieces: Mapping[int, Units]
     ) -> tuple[list[Choice], Standing]:
         tops = range(self._lowest, _LEVELS)
-        standing = stand(levels, rows, tops=tops, sizes=[0], size_of=levels.areas)
+        standing = stand(levels, rows, tops=tops, sizes=[0], size_of=levels.sizes)
         options = [Choice(top, top, 0, choice.min_present) for top in tops]
         return options, standing.where(standing.area >= choice.min_present)
 
@@ -245,7 +245,7 @@ class ClassSearch:
         units = pieces[bottom]
         tops = [top for top in pieces if top >= bottom] if "triplet" in self._rules else [bottom]
         sizes = self._areas if "min_area" in self._rules else (0,)
-        standing = stand(units, rows, tops=tops, sizes=sizes, size_of=units.areas)
+        standing = stand(units, rows, tops=tops, sizes=sizes, size_of=units.sizes)
         options = [Choice(top, bottom, size, choice.min_present) for top in tops for size in sizes]
         return options, standing.where(standing.area >= choice.min_present)
 
@@ -278,8 +278,8 @@ def _needs_pieces(choice: Choice) -> bool:
 
 def _ranks(units: Units, choice: Choice) -> Rows:
     """(N,) how many larger components stay in the photo of each; those that do not stay come after all."""
-    stays = (units.tops >= choice.top) & (units.areas >= choice.min_area)
-    order = np.lexsort((-units.areas, ~stays, units.images))
+    stays = (units.tops >= choice.top) & (units.sizes >= choice.min_area)
+    order = np.lexsort((-units.sizes, ~stays, units.images))
     image = units.images[order]
     first = np.searchsorted(image, image, "left")
     ranks = np.empty(len(order), np.int64)

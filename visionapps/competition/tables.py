@@ -29,7 +29,8 @@ class Units:
 
     images: Ints  # (N,) index of the photo
     tops: Ints  # (N,) highest level
-    areas: Ints  # (N,)
+    areas: Ints  # (N,) of all its pixels
+    sizes: Ints  # (N,) what rules on areas ask for: of one component, where the unit is several that are alike
     count: Ints  # (N,)
     hits: Ints  # (N,) whose truth is the class
     cell_units: Ints  # (C,) the unit of a cell
@@ -46,6 +47,7 @@ class Units:
             images=self.images[units],
             tops=self.tops[units],
             areas=self.areas[units],
+            sizes=self.sizes[units],
             count=self.count[units],
             hits=self.hits[units],
             cell_units=number[self.cell_units[cells]],
@@ -62,6 +64,7 @@ class _Counted(NamedTuple):
     keys: NDArray[Any]
     tops: NDArray[Any]
     areas: NDArray[Any]
+    sizes: NDArray[Any]
     pixels: Ints  # labelled
     hits: Ints
     falls: Ints  # (N, K)
@@ -82,7 +85,7 @@ class UnitList:
         number = np.cumsum(there) - 1 + self._found
         own, rivals = np.nonzero(part.falls)
         images = np.full(int(there.sum()), part.image)
-        units = (images, *(v[there] for v in (part.keys, part.tops, part.areas, part.pixels, part.hits)))
+        units = (images, *(v[there] for v in (part.keys, part.tops, part.areas, part.sizes, part.pixels, part.hits)))
         cells = (part.keys[own], number[own], rivals, part.falls[own, rivals], part.fall_hits[own, rivals])
         self._parts.append([units, cells])
         self._found += int(there.sum())
@@ -97,9 +100,9 @@ class UnitList:
         for k in range(self.classes):
             own, cell = np.flatnonzero(units[1] == k), cells[0] == k
             number = np.searchsorted(own, cells[1][cell])
-            images, _, tops, areas, count, hits = (values[own] for values in units)
+            images, _, tops, areas, sizes, count, hits = (values[own] for values in units)
             rivals, falls, fall_hits = (values[cell] for values in cells[2:])
-            found.append(Units(images, tops, areas, count, hits, number, rivals, falls, fall_hits))
+            found.append(Units(images, tops, areas, sizes, count, hits, number, rivals, falls, fall_hits))
         return found
 
 
@@ -109,24 +112,52 @@ def level_units(image: int, won: Contest, truth: NDArray[np.uint8], classes: int
     number = classes * _LEVELS
     keys, tops = np.divmod(np.arange(number), _LEVELS)
     areas = np.bincount(ids.reshape(-1), minlength=number)
-    return _counted(image, keys, tops, areas, ids, won, truth, classes)
+    return _counted(image, keys, tops, areas, ids, won, truth, np.zeros((len(keys), classes), np.int64))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What rules on components may ask for; components between the same two values are alike.
+
+    Attributes:
+        tops: levels of seeds, rising.
+        sizes: minimum areas, rising from 0.
+        alike: count those that are alike as one; False where their number matters.
+    """
+
+    tops: tuple[int, ...]
+    sizes: tuple[int, ...]
+    alike: bool = True
 
 
 def component_units(
-    image: int, won: Contest, truth: NDArray[np.uint8], *, bottoms: NDArray[Any], classes: int
+    image: int, won: Contest, truth: NDArray[np.uint8], *, bottom: int, classes: int, grid: Grid
 ) -> _Counted:
-    """A unit for each component of the pixels from a class's lower threshold on.
+    """Units of the components of the pixels from a lower threshold on.
 
     Args:
         image: index of the photo.
         won: who wins its pixels.
         truth: (H, W) labels.
-        bottoms: (K,) levels.
+        bottom: level of the threshold.
         classes: K.
+        grid: what will be asked.
     """
-    keys = np.where(won.level >= bottoms[won.winner], won.winner, np.uint8(NOBODY))
-    found = components(keys, won.level)
-    return _counted(image, found.keys, found.tops, found.areas, found.ids, won, truth, classes)
+    found = components(np.where(won.level >= bottom, won.winner, np.uint8(NOBODY)), won.level)
+    if not grid.alike:
+        falls = np.zeros((len(found.keys), classes), np.int64)
+        return _counted(image, found.keys, found.tops, found.areas, found.ids, won, truth, falls)
+    tops, sizes = np.append(grid.tops, 0), np.array(grid.sizes)  # the last of tops: below all of them
+    of_top = np.searchsorted(tops[:-1], found.tops, "right") - 1
+    of_size = np.searchsorted(sizes, found.areas, "right") - 1
+    kind = (found.keys.astype(np.int64) * len(tops) + of_top % len(tops)) * len(sizes) + of_size
+    kinds, number = np.unique(kind, return_inverse=True)
+    ids = np.append(number, -1).astype(np.int32)[found.ids]
+    rest, size = np.divmod(kinds, len(sizes))
+    keys, top = np.divmod(rest, len(tops))
+    areas = np.bincount(number, found.areas, len(kinds)).astype(np.int64)
+    falls = np.zeros((len(kinds), classes), np.int64)
+    return _counted(image, keys, tops[top], areas, ids, won, truth, falls)._replace(sizes=sizes[size])
 
 
 def hole_units(image: int, labels: NDArray[np.uint8], truth: NDArray[np.uint8], label: int, classes: int) -> _Counted:
@@ -138,7 +169,16 @@ def hole_units(image: int, labels: NDArray[np.uint8], truth: NDArray[np.uint8], 
     own = np.full((height, width), label, np.uint8)
     inside = Contest(own, np.ascontiguousarray(labels[here]), own)
     keys = np.full(number, label)
-    return _counted(image, keys, np.zeros(number), found.areas, found.ids, inside, truth[here], classes)
+    return _counted(
+        image,
+        keys,
+        np.zeros(number),
+        found.areas,
+        found.ids,
+        inside,
+        truth[here],
+        np.zeros((number, classes), np.int64),
+    )
 
 
 def _counted(
@@ -149,12 +189,12 @@ def _counted(
     ids: NDArray[np.int32],
     won: Contest,
     truth: NDArray[np.uint8],
-    classes: int,
+    falls: Ints,
 ) -> _Counted:
     count, hits = (np.zeros(len(keys), np.int64) for _ in range(2))
-    falls, fall_hits = (np.zeros((len(keys), classes), np.int64) for _ in range(2))
+    fall_hits = np.zeros_like(falls)
     _count(ids, won.winner, won.rival, np.ascontiguousarray(truth), count, hits, falls, fall_hits)
-    return _Counted(image, keys, tops, areas, count, hits, falls, fall_hits)
+    return _Counted(image, keys, tops, areas, areas, count, hits, falls, fall_hits)
 
 
 @compiled

@@ -19,7 +19,7 @@ from visionapps.competition.components import EVEN, Contest, contest
 from visionapps.competition.objective import Objective
 from visionapps.competition.postprocess import PostProcess, Rule, to_share
 from visionapps.competition.search import Choice, ClassSearch, Ledger
-from visionapps.competition.tables import UnitList, Units, component_units, hole_units, level_units
+from visionapps.competition.tables import Grid, UnitList, Units, component_units, hole_units, level_units
 from visionapps.errors import ConfigError, DataError
 from visionapps.metrics.competition import CompetitionMetric
 from visionapps.metrics.measures import areas as pixels
@@ -227,11 +227,12 @@ class Tuner:
         classes = len(self.store.labels)
         levels, pieces = UnitList(classes), {bottom: UnitList(classes) for bottom in self.tuning.bottoms}
         both, predicted, true = (np.zeros((len(contests.names), classes), np.int64) for _ in range(3))
+        grid = Grid(self.tuning.bottoms, _areas(contests), alike="keep" not in self.tuning.rules)
         for i, _ in enumerate(self._bar(contests.names, "counting")):
             won, truth = contests.won[i], contests.truth[i]
             levels.add(level_units(i, won, truth, classes))
             for bottom, units in pieces.items():
-                units.add(component_units(i, won, truth, bottoms=np.full(256, bottom), classes=classes))
+                units.add(component_units(i, won, truth, bottom=bottom, classes=classes, grid=grid))
             both[i], predicted[i], true[i] = pixels(self._plain.labels(won), truth, classes)
         return Counted(
             levels.by_class(), {bottom: units.by_class() for bottom, units in pieces.items()}, both, predicted, true
