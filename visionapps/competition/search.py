@@ -5,6 +5,7 @@ Shapes: K classes, I photos, R photos in which the class takes part, T candidate
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,10 @@ class Standing:
         chosen = slice(number, number + 1)
         held = {rival: (a[:, chosen], b[:, chosen]) for rival, (a, b) in self.held.items()}
         return Standing(self.count[:, chosen], self.hits[:, chosen], self.area[:, chosen], held)
+
+    def present(self, least: int) -> "Standing":
+        """Nothing is kept of a photo that has fewer pixels of the class."""
+        return self.where(self.area >= least) if least else self
 
     def where(self, stays: NDArray[np.bool_]) -> "Standing":
         """Nothing is kept where (R, T) is false."""
@@ -165,6 +170,7 @@ class ClassSearch:
             lowest: threshold that is tried.
         """
         self._rules, self._areas, self._lowest = frozenset(rules), tuple(areas), lowest
+        self._known: dict[tuple[int, int], Standing] = {}  # by class and lower threshold; the same in every round
 
     def best(self, ledger: Ledger, k: int, choice: Choice, levels: Units, pieces: Mapping[int, Units]) -> Choice:
         """The rule of class k that gives the ledger the highest score; the ledger takes it over.
@@ -180,7 +186,7 @@ class ClassSearch:
         if not len(rows):
             return choice
         now = self._standing(choice, rows, levels, pieces)
-        for block in (*self._thresholds(choice, levels, pieces), self._presence, self._most):
+        for block in (*self._thresholds(k, pieces), self._presence, self._most):
             score = ledger.score
             options, standing = block(choice, rows, levels, pieces)
             if not options:
@@ -222,32 +228,34 @@ class ClassSearch:
         ranks = _ranks(units, choice)
         return stand(units, rows, tops=[choice.top], sizes=[1 - choice.keep], size_of=-ranks)
 
-    def _thresholds(self, choice: Choice, levels: Units, pieces: Mapping[int, Units]) -> list[Any]:
+    def _thresholds(self, k: int, pieces: Mapping[int, Units]) -> list[Any]:
         """Blocks of candidates: thresholds alone, all of them; and with components, one block per lower threshold."""
         blocks: list[Any] = []
         if "threshold" in self._rules and "keep" not in self._rules:
-            blocks.append(self._levels)
-        for bottom in pieces:
-            blocks.append(lambda *given, bottom=bottom: self._pieces(bottom, *given))
-        return blocks
+            blocks.append(partial(self._levels, k))
+        return blocks + [partial(self._pieces, k, bottom) for bottom in pieces]
 
     def _levels(
-        self, choice: Choice, rows: Rows, levels: Units, pieces: Mapping[int, Units]
+        self, k: int, choice: Choice, rows: Rows, levels: Units, pieces: Mapping[int, Units]
     ) -> tuple[list[Choice], Standing]:
         tops = range(self._lowest, _LEVELS)
-        standing = stand(levels, rows, tops=tops, sizes=[0], size_of=levels.sizes)
+        standing = self._known.get((k, -1))
+        if standing is None:
+            standing = self._known[k, -1] = stand(levels, rows, tops=tops, sizes=[0], size_of=levels.sizes)
         options = [Choice(top, top, 0, choice.min_present) for top in tops]
-        return options, standing.where(standing.area >= choice.min_present)
+        return options, standing.present(choice.min_present)
 
     def _pieces(
-        self, bottom: int, choice: Choice, rows: Rows, levels: Units, pieces: Mapping[int, Units]
+        self, k: int, bottom: int, choice: Choice, rows: Rows, levels: Units, pieces: Mapping[int, Units]
     ) -> tuple[list[Choice], Standing]:
         units = pieces[bottom]
         tops = [top for top in pieces if top >= bottom] if "triplet" in self._rules else [bottom]
         sizes = self._areas if "min_area" in self._rules else (0,)
-        standing = stand(units, rows, tops=tops, sizes=sizes, size_of=units.sizes)
+        standing = self._known.get((k, bottom))
+        if standing is None:
+            standing = self._known[k, bottom] = stand(units, rows, tops=tops, sizes=sizes, size_of=units.sizes)
         options = [Choice(top, bottom, size, choice.min_present) for top in tops for size in sizes]
-        return options, standing.where(standing.area >= choice.min_present)
+        return options, standing.present(choice.min_present)
 
     def _presence(
         self, choice: Choice, rows: Rows, levels: Units, pieces: Mapping[int, Units]
@@ -269,7 +277,7 @@ class ClassSearch:
         sizes = [1 - n for n in most]
         standing = stand(units, rows, tops=[choice.top], sizes=sizes, size_of=-_ranks(units, choice))
         options = [replace(choice, keep=n) for n in most]
-        return options, standing.where(standing.area >= choice.min_present)
+        return options, standing.present(choice.min_present)
 
 
 def _needs_pieces(choice: Choice) -> bool:
