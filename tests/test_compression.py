@@ -256,13 +256,13 @@ def test_what_cannot_be_done_says_why() -> None:
 
 def test_pruned_weights_alone_are_written_as_what_is_left_and_its_gaps() -> None:
     model = net()
-    Prune(0.9).install(model)
+    Prune(0.6).install(model)
     bake(model)
     for weight in weights(model):
         assert not torch.signbit(weight[weight == 0]).any()  # -0.0 has a bit that must be kept
     count = sum(w.numel() for w in weights(model))
     stages = sum((ledger(w) for w in weights(model)), Ledger(0, 0, 0, 0))
-    assert stages.sparse <= 5 * (0.1 * count + 2)  # 4 bytes and a gap for each
+    assert stages.sparse <= 5 * (0.4 * count + 2)  # 4 bytes and a gap for each
 
 
 def test_a_model_under_a_rule_can_be_copied_as_averages_of_weights_do() -> None:

@@ -309,7 +309,7 @@ def test_annotations_with_errors_are_refused_before_anything_is_scored(files, tm
     ("options", "text"),
     [
         (["--annotations", "A"], "give either a BUNDLE that detects, or --pred PATH"),
-        (["B", "--annotations", "A"], "give the folder of --images, too"),
+        (["B", "--annotations", "A"], "B: no such bundle"),
         (["--annotations", "A", "--pred", "P", "--masks", "M"], "--masks and --annotations exclude each other"),
         (["--annotations", "A", "--pred", "P", "--score", "2"], "--score 2.0: expected a number in"),
     ],
@@ -341,6 +341,11 @@ def bundle(tmp_path_factory, truth):
     folder = tmp_path_factory.mktemp("bundle") / "detector"
     Bundle(model, truth.labels, tile=64).save(folder)
     return folder
+
+
+def test_a_bundle_needs_the_images_that_it_shall_look_at(bundle, capsys):
+    assert main(["evaluate", str(bundle), "--annotations", "A"]) == 1
+    assert "give the folder of --images, too" in capsys.readouterr().err
 
 
 def test_a_bundle_is_judged_by_what_it_finds_in_whole_images(bundle, files, truth, tmp_path, capsys):
