@@ -17,6 +17,7 @@ from visionapps.data.cifar_files import CIFAR, find_cifar, read_batches
 from visionapps.data.class_crops import ClassView, MiddleSquares, RandomSquares, middle_square, random_square
 from visionapps.data.class_dataset import ClassDataset, ClassPhoto, ClassPolicies
 from visionapps.data.class_doctor import examine_classes
+from visionapps.data.class_listing import list_photos
 from visionapps.data.colour_noise import ColourNoise, Colours, principal_colours
 from visionapps.data.dataset import Split
 from visionapps.data.fake_classes import KINDS, write_classes
@@ -194,6 +195,46 @@ def test_places_without_photos_are_refused(tmp_path: Path) -> None:
         examine_classes(dataset(tmp_path))
     with pytest.raises(ConfigError, match="block_px and block_m cut label maps; photos with one class have groups"):
         dataset(tmp_path, split=Split(block_px=64))
+
+
+def test_a_folder_of_splits_is_not_taken_for_one_of_classes(tmp_path: Path) -> None:
+    root = tmp_path / "layout"
+    for split in ("train", "val"):
+        save(root / split / "oak" / "a.png", noise(1))
+        save(root / split / "elm" / "b.png", noise(2))
+    match = rf"holds the splits train, val, not classes; set train: {root}/train, val: {root}/val \("
+    with pytest.raises(DataError, match=match):
+        list_photos(dataset(root))
+    (root / "notes").mkdir()
+    with pytest.raises(DataError, match=match):
+        list_photos(dataset(root))
+    save(root / "train" / "engine.png", noise(3))  # photos of trains, and of valleys
+    save(root / "val" / "alps.png", noise(4))
+    assert list_photos(dataset(root)).kinds == ("notes", "train", "val")
+
+
+def test_names_of_a_list_may_have_dots_and_folders_and_lack_suffixes(tmp_path: Path) -> None:
+    for i, name in enumerate(("a.1.png", "a.2.JPG", "rows/0001.png")):
+        save(tmp_path / "flat" / name, noise(i), "PNG")
+    (tmp_path / "l.csv").write_text("id,class\na.1,x\na.2,x\nrows/0001,y\n")
+    found = list_photos(dataset(tmp_path / "l.csv", images=str(tmp_path / "flat")))
+    assert [(p.name, p.path.name) for p in found.train] == [
+        ("a.1", "a.1.png"), ("a.2", "a.2.JPG"), ("rows/0001", "0001.png"),
+    ]  # fmt: skip
+    assert not found.problems
+    with pytest.raises(DataError, match=r"l.csv: none of the 3 photos that it names is there; the first: .*line 2: .*"):
+        list_photos(dataset(tmp_path / "l.csv"))
+    (tmp_path / "empty" / "oak").mkdir(parents=True)
+    with pytest.raises(DataError, match="empty: holds no photo; expected folders of classes"):
+        list_photos(dataset(tmp_path / "empty"))
+
+
+def test_cifar_is_kept_where_other_photos_would_be_decoded_again(tmp_path: Path) -> None:
+    home = tmp_path / "c"
+    write_cifar10(home, binary=True)
+    policies = ClassPolicies(empty_class="warn", unknown_class="drop")
+    found = examine_classes(dataset(home, keep_px=None, policies=policies))
+    assert np.array_equal(found.train[5].image(), read_batches(home, CIFAR["cifar10"], "train").images[5])
 
 
 def cifar_arrays(count: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

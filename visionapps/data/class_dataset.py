@@ -82,7 +82,7 @@ class ClassDataset:
         policies: what to do about problems.
         bands: bands to read, by 1-based number or name; None: all but alpha.
         keep_px: photos are kept decoded, with a shorter side of at most this; None: they are decoded again for every
-            look, for sets that fit on no disk.
+            look, for sets that fit on no disk. Those of CIFAR are kept as they are.
         cache: folder of decoded photos; None: visionapps/photos in the user's cache folder.
         cache_gb: most that the decoded photos of this dataset may take.
     """

@@ -132,8 +132,6 @@ def examine_classes(dataset: ClassDataset, *, progress: bool = False) -> ClassEx
     listing = list_photos(dataset)
     doctor.problems += listing.problems
     photos = [*listing.train, *(listing.val or ())]
-    if not photos:
-        raise DataError(f"{dataset.train}: holds no photo; expected folders of classes with photos in them")
     pixels, kept = keep_photos(dataset, photos, progress=progress)
     sides = ["train"] * len(listing.train) + ["val"] * len(listing.val or ())
     items = [_Item(*each) for each in zip(photos, kept, sides, strict=True)]

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,15 @@ from visionapps.files import IMAGE_SUFFIXES
 
 _LISTS = (".csv", ".tsv")
 _IMAGE = ("image", "filename", "file_name", "image_path", "path", "file", "img", "image_name", "id")
+_SPLITS = (
+    "train",
+    "training",
+    "val",
+    "valid",
+    "validation",
+    "test",
+    "testing",
+)  # never classes, if folders hold folders
 _CLASS = ("class", "label", "class_name", "category", "target", "name", "breed", "species")
 
 
@@ -50,7 +59,7 @@ def list_photos(dataset: ClassDataset) -> Listing:
     """Find all photos of a dataset, without decoding them.
 
     Raises:
-        DataError: a folder or a list is missing, empty, or of no form that is known.
+        DataError: a folder or a list is missing, empty, or of no form that is known; or no photo is there at all.
     """
     path = Path(dataset.train)
     form = _form(path, dataset.form)
@@ -70,7 +79,17 @@ def list_photos(dataset: ClassDataset) -> Listing:
         else:
             listing.val = found
     listing.kinds = tuple(kinds)
+    if not listing.train and not listing.val:
+        raise DataError(_nothing(path, form, listing))
     return listing
+
+
+def _nothing(path: Path, form: str, listing: Listing) -> str:
+    """Why a dataset has no photo, in words of its form."""
+    if form != "list":
+        return f"{path}: holds no photo; expected folders of classes with photos in them"
+    missing = [problem.message for problem in listing.problems if problem.kind == "missing_image"]
+    return f"{path}: none of the {len(missing)} photos that it names is there; the first: {missing[0]}"
 
 
 def _form(path: Path, form: ClassForm) -> str:
@@ -93,6 +112,7 @@ def _of_folders(dataset: ClassDataset, folder: Path, listing: Listing) -> tuple[
     )
     if not parts:
         raise DataError(f"{folder}: holds no folders; expected one folder of photos per class, or give a list (.csv)")
+    _refuse_splits(folder, parts)
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
             text = f"{path}: lies beside the folders of classes, so it has no class; move it into one, or away"
@@ -105,21 +125,62 @@ def _of_folders(dataset: ClassDataset, folder: Path, listing: Listing) -> tuple[
     return found, [part.name for part in parts]
 
 
+def _refuse_splits(folder: Path, parts: Sequence[Path]) -> None:
+    """Raise DataError where folders are the splits of a dataset, each with folders of classes, not classes."""
+
+    def divided(part: Path) -> bool:
+        inside = list(part.iterdir())
+        photos = any(path.suffix.lower() in IMAGE_SUFFIXES and path.is_file() for path in inside)
+        return part.name.lower() in _SPLITS and not photos and any(path.is_dir() for path in inside)
+
+    splits = [part for part in parts if divided(part)]
+    if len(splits) < min(2, len(parts)):
+        return
+    train = next((part for part in splits if part.name.lower().startswith("train")), folder / "train")
+    others = [part for part in splits if part != train]
+    val = next((part for part in others if part.name.lower().startswith("val")), (*others, folder / "val")[0])
+    raise DataError(
+        f"{folder}: holds the splits {', '.join(part.name for part in splits)}, not classes; set train: {train}, "
+        f"val: {val} (to judge one split, name its folder)"
+    )
+
+
 def _of_list(dataset: ClassDataset, path: Path, listing: Listing) -> tuple[list[Listed], list[str]]:
     rows = list(_rows(path))
     folder = Path(dataset.images) if dataset.images is not None else path.parent
-    stems = {p.stem: p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES} if folder.is_dir() else {}
-    found = []
+    found, seen = [], {}
     for number, name, kind in rows:
-        file = folder / name
-        if not file.suffix and name in stems:  # lists of competitions name photos without suffix
-            file = stems[name]
-        if not file.is_file():
-            text = f"{path}: line {number}: {file} does not exist; correct the name, or set images to its folder"
-            listing.problems.append(Problem("missing_image", str(file), text, dataset.policies.action("missing_image")))
+        file = _named(folder / name, seen)
+        if file is None:
+            text = (
+                f"{path}: line {number}: {folder / name} does not exist; correct the name, or set images to its folder"
+            )
+            problem = Problem("missing_image", str(folder / name), text, dataset.policies.action("missing_image"))
+            listing.problems.append(problem)
             continue
-        found.append(Listed(Path(name).with_suffix("").as_posix(), kind, file))
+        found.append(Listed(_stem(name), kind, file))
     return found, sorted({kind for _, _, kind in rows}, key=_natural)
+
+
+def _named(file: Path, seen: dict[Path, dict[str, Path]]) -> Path | None:
+    """The photo that a list names, whether with its suffix or, as lists of competitions do, without.
+
+    Args:
+        file: folder and name; the name may have dots.
+        seen: what folders hold, by name without suffix; added to.
+    """
+    if file.is_file():
+        return file
+    if file.parent not in seen:
+        there = sorted(file.parent.iterdir()) if file.parent.is_dir() else []
+        seen[file.parent] = {p.stem: p for p in there if p.suffix.lower() in IMAGE_SUFFIXES}
+    return seen[file.parent].get(file.name)
+
+
+def _stem(name: str) -> str:
+    """A name without the suffix of an image; other dots belong to the name."""
+    path = Path(name)
+    return (path.with_suffix("") if path.suffix.lower() in IMAGE_SUFFIXES else path).as_posix()
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, str]]:

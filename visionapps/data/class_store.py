@@ -88,7 +88,8 @@ def keep_photos(dataset: ClassDataset, photos: Sequence[Listed], *, progress: bo
         with (part / PIXELS).open("wb") as file:
             for known, image in _decode_all(dataset, photos):
                 bar.update()
-                if image is not None and dataset.keep_px is not None:
+                # Photos that share a file have none to be decoded from again.
+                if image is not None and (dataset.keep_px is not None or photos[len(kept)].pixels is not None):
                     file.write(np.ascontiguousarray(image).data)
                     known = _placed(known, offset)
                     offset += image.nbytes
@@ -156,5 +157,6 @@ def _key(dataset: ClassDataset, photos: Sequence[Listed]) -> str:
     files = {path: path.stat() for path in dict.fromkeys(photo.path for photo in photos) if path.exists()}
     stamps = [(str(p.absolute()), s.st_size, s.st_mtime_ns) for p, s in files.items()]
     names = [photo.name for photo in photos]
-    text = json.dumps([VERSION, stamps, names, dataset.bands, dataset.keep_px])
+    size = "whole" if any(photo.pixels is not None for photo in photos) else dataset.keep_px
+    text = json.dumps([VERSION, stamps, names, dataset.bands, size])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
