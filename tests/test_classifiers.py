@@ -265,3 +265,14 @@ def test_packaged_networks_know_photos_of_imagenet_as_published(shared_data: Pat
         scores = predictor.judge(read_photos(photos), truth)
         assert scores.top1 >= least, name
         assert scores.top5 >= 0.95, name
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "nearest"),
+    [("vit_b_16", 225, 224), ("vit_b_16", 10, 16), ("vit_h_14", 225, 224), ("maxvit_t", 225, 224)],
+)
+def test_a_transformer_of_torchvision_names_the_nearest_size_that_it_takes(name, side, nearest):
+    with torch.device("meta"):
+        with pytest.raises(ConfigError, match=rf"images of {side} px \(.*; the nearest legal size is {nearest} px"):
+            network(f"torchvision/{name}", num_classes=2, side=side)
+        network(f"torchvision/{name}", num_classes=2, side=nearest)

@@ -19,6 +19,7 @@ from visionapps.errors import ConfigError
 from visionapps.networks.base import Network
 
 _NATIVE = 224  # px; where a library does not say
+_MAXVIT_UNIT = 224  # px; windows of 7 x 7 on a map of stride 32
 
 
 def timm_network(architecture: str, *, num_classes: int, bands: int, side: int | None) -> Network:
@@ -184,11 +185,7 @@ def torchvision_network(name: str, *, num_classes: int, bands: int, side: int | 
         options["input_size"] = (side, side)
     if family in ("googlenet", "inception"):
         options |= {"aux_logits": False, "init_weights": True, "transform_input": False}
-    device = torch.get_default_device()
-    # It computes widths with tensors, which must have values.
-    with torch.device("cpu" if family == "regnet" else device):
-        model = models.get_model(own, weights=None, **options)
-    model = model.to(device) if family == "regnet" else model
+    model = _built(name, family, options, bands=bands, side=side)
     if family == "vision_transformer":
         steps = OrderedDict[str, nn.Module](body=_Tokens(model))
     else:
@@ -200,3 +197,24 @@ def torchvision_network(name: str, *, num_classes: int, bands: int, side: int | 
     published = list(models.get_model_weights(own))
     native = side or (int(published[0].transforms().crop_size[0]) if published else _NATIVE)
     return LibraryNetwork(steps, nn.Sequential(head), native)
+
+
+def _built(name: str, family: str, options: dict[str, Any], *, bands: int, side: int | None) -> nn.Module:
+    from torchvision import models
+
+    own = name.removeprefix(TORCHVISION)
+    device = torch.get_default_device()
+    try:
+        # It computes widths with tensors, which must have values.
+        with torch.device("cpu" if family == "regnet" else device):
+            model: nn.Module = models.get_model(own, weights=None, **options)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        advice = "choose another network"
+        if side is not None and family in ("vision_transformer", "maxvit"):
+            unit = _MAXVIT_UNIT if family == "maxvit" else int(own.rpartition("_")[-1])
+            advice = f"the nearest legal size is {max(unit, (side + unit // 2) // unit * unit)} px"
+        raise ConfigError(
+            f"{name}: torchvision cannot build this classifier with {options['num_classes']} classes, {bands} bands "
+            f"and images of {side or 'its own'} px ({' '.join(str(error).split())}); {advice}"
+        ) from error
+    return model.to(device) if family == "regnet" else model
