@@ -11,7 +11,7 @@ import numpy as np
 from visionapps.data.class_dataset import ClassDataset, ClassPhoto
 from visionapps.data.class_listing import Listed, list_photos
 from visionapps.data.class_store import Kept, keep_photos
-from visionapps.data.dataset import Problem
+from visionapps.data.dataset import Findings, Problem
 from visionapps.data.likeness import SIDE, near_duplicates
 from visionapps.data.splits import Weight, divide, group_name
 from visionapps.errors import ConfigError, DataError
@@ -22,7 +22,7 @@ _PAIRS = 30_000_000  # of photos that are compared for likeness: some seconds
 
 
 @dataclass(frozen=True)
-class ClassExamination:
+class ClassExamination(Findings):
     """What a dataset holds, how it is divided, and what is wrong with it.
 
     Attributes:
@@ -43,34 +43,10 @@ class ClassExamination:
     dtype: str
     source: str
 
-    @property
-    def counts(self) -> dict[tuple[str, str], int]:
-        """How many problems there are per (kind, action)."""
-        return dict(Counter((p.kind, p.action) for p in self.problems))
-
-    @property
-    def errors(self) -> tuple[Problem, ...]:
-        """The problems that forbid training."""
-        return tuple(p for p in self.problems if p.action == "error")
-
     def class_photos(self, side: str) -> tuple[int, ...]:
         """(K,) photos of each class in "train" or "val"."""
         found = Counter(photo.label for photo in getattr(self, side))
         return tuple(found[k] for k in range(len(self.labels)))
-
-    def raise_on_errors(self) -> None:
-        """Refuse a dataset that has problems whose policy is "error".
-
-        Raises:
-            DataError: how many problems of which kinds, and the first of them.
-        """
-        errors = self.errors
-        if errors:
-            listed = ", ".join(f"{n} {kind}" for kind, n in Counter(p.kind for p in errors).most_common())
-            raise DataError(
-                f"{self.source}: the dataset has {len(errors)} problem{'s'[: len(errors) > 1]} ({listed}); the first: "
-                f"{errors[0].message}; run `visionapps check` with this config for the list"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

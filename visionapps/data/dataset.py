@@ -1,6 +1,7 @@
 """A dataset as a person describes it in YAML: two folders, a class table, a split, and what to do about problems."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -74,6 +75,43 @@ class Problem:
     file: str
     message: str
     action: Action
+
+
+class Findings:
+    """What every examination of a dataset says about its problems.
+
+    Attributes:
+        problems: all of them, whatever became of them.
+        source: what the dataset is called in messages.
+    """
+
+    problems: tuple[Problem, ...]
+    source: str
+
+    @property
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How many problems there are per (kind, action)."""
+        return dict(Counter((p.kind, p.action) for p in self.problems))
+
+    @property
+    def errors(self) -> tuple[Problem, ...]:
+        """The problems that forbid training."""
+        return tuple(p for p in self.problems if p.action == "error")
+
+    def raise_on_errors(self) -> None:
+        """Refuse a dataset that has problems whose policy is "error".
+
+        Raises:
+            DataError: how many problems of which kinds, and the first of them.
+        """
+        errors = self.errors
+        if errors:
+            kinds = Counter(p.kind for p in errors)
+            listed = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+            raise DataError(
+                f"{self.source}: the dataset has {len(errors)} problem{'s'[: len(errors) > 1]} ({listed}); the first: "
+                f"{errors[0].message}; run `visionapps check` with this config for the list"
+            )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from visionapps.data.dataset import Dataset, Pair, Policies, Problem, find_pairs
+from visionapps.data.dataset import Dataset, Findings, Pair, Policies, Problem, find_pairs
 from visionapps.data.images import read_header
 from visionapps.data.ingest import Ingest
 from visionapps.data.labels import MaskCoding
@@ -24,7 +24,7 @@ _THREADS = 8  # decoders release the interpreter lock; more would only hold more
 
 
 @dataclass(frozen=True)
-class Examination:
+class Examination(Findings):
     """What a dataset holds, how it is divided, and what is wrong with it.
 
     Attributes:
@@ -49,31 +49,6 @@ class Examination:
     def class_pixels(self) -> dict[str, tuple[int, ...]]:
         """Per split ("train", "val") the (K,) labelled pixels of each class."""
         return {"train": _sum_pixels(self.train, self.coding), "val": _sum_pixels(self.val, self.coding)}
-
-    @property
-    def counts(self) -> dict[tuple[str, str], int]:
-        """How many problems there are per (kind, action)."""
-        return dict(Counter((p.kind, p.action) for p in self.problems))
-
-    @property
-    def errors(self) -> tuple[Problem, ...]:
-        """The problems that forbid training."""
-        return tuple(p for p in self.problems if p.action == "error")
-
-    def raise_on_errors(self) -> None:
-        """Refuse a dataset that has problems whose policy is "error".
-
-        Raises:
-            DataError: how many problems of which kinds, and the first of them.
-        """
-        errors = self.errors
-        if errors:
-            kinds = Counter(p.kind for p in errors)
-            listed = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
-            raise DataError(
-                f"{self.source}: the dataset has {len(errors)} problem{'s'[: len(errors) > 1]} ({listed}); the first: "
-                f"{errors[0].message}; run `visionapps check` with this config for the list"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""

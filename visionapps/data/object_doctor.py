@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from visionapps.data.annotations import AnnotatedImage, AnnotationSet, read_annotations
-from visionapps.data.dataset import Problem
+from visionapps.data.dataset import Findings, Problem
 from visionapps.data.images import read_header
 from visionapps.data.likeness import SIDE, near_duplicates
 from visionapps.data.object_dataset import ObjectDataset, ObjectPhoto, ObjectPolicies
@@ -28,7 +28,7 @@ _LISTED = 5  # names in a message
 
 
 @dataclass(frozen=True, eq=False)
-class ObjectExamination:
+class ObjectExamination(Findings):
     """What a dataset of objects holds, how it is divided, and what is wrong with it.
 
     Attributes:
@@ -59,31 +59,6 @@ class ObjectExamination:
     def class_objects(self) -> dict[str, tuple[int, ...]]:
         """Per split ("train", "val") the (K,) objects of each class that are to be found."""
         return {"train": _per_class(self.train, self.labels), "val": _per_class(self.val, self.labels)}
-
-    @property
-    def counts(self) -> dict[tuple[str, str], int]:
-        """How many problems there are per (kind, action)."""
-        return dict(Counter((p.kind, p.action) for p in self.problems))
-
-    @property
-    def errors(self) -> tuple[Problem, ...]:
-        """The problems that forbid training."""
-        return tuple(p for p in self.problems if p.action == "error")
-
-    def raise_on_errors(self) -> None:
-        """Refuse a dataset that has problems whose policy is "error".
-
-        Raises:
-            DataError: how many problems of which kinds, and the first of them.
-        """
-        errors = self.errors
-        if errors:
-            kinds = Counter(p.kind for p in errors)
-            listed = ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
-            raise DataError(
-                f"{self.source}: the dataset has {len(errors)} problem{'s'[: len(errors) > 1]} ({listed}); the first: "
-                f"{errors[0].message}; run `visionapps check` with this config for the list"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
