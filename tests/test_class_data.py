@@ -24,7 +24,7 @@ from visionapps.data.fake_classes import KINDS, write_classes
 from visionapps.data.images import resize_image
 from visionapps.errors import ConfigError, DataError
 from visionapps.structures import Frame
-from visionapps.training.class_data import with_noise
+from visionapps.training.class_data import ClassificationData, with_noise
 
 
 def noise(seed: int, size: tuple[int, int] = (20, 24)) -> np.ndarray:
@@ -384,11 +384,22 @@ def test_views_that_make_no_sense_are_refused() -> None:
         ({"scale": (100, 256)}, r"scale \[100, 256\] must ascend from side 224 or more"),
         ({"area": (0.0, 1.0)}, r"area \[0.0, 1.0\] must be shares in \(0, 1\], ascending"),
         ({"side": 0}, "side 0 must be at least 1 px"),
+        ({"area": (0.1, 1.0), "pad": 4}, "crops by area have no border, leave pad out"),
     ):
         with pytest.raises(ConfigError, match=message):
             ClassView(**wrong)  # type: ignore[arg-type]
     assert ClassView(side=32).frame == Frame(32, 1.0)
     assert ClassView(scale=(256, 512)).frame == Frame(224, 0.875)
+
+
+def test_photos_are_not_shown_larger_than_they_are_kept() -> None:
+    sides = [ClassView(**how).largest for how in ({"side": 32}, {}, {"area": (0.1, 1.0)}, {"scale": (256, 512)})]
+    assert sides == [32, 224, 256, 512]
+    message = "data.view: brings photos to a shorter side of 700 px, but they are kept with 512 at most; set .* to 700"
+    with pytest.raises(ConfigError, match=message):
+        ClassificationData(ClassDataset("x"), view=ClassView(scale=(600, 700)), batch_size=1)
+    for keep in (700, None):
+        ClassificationData(ClassDataset("x", keep_px=keep), view=ClassView(scale=(600, 700)), batch_size=1)
 
 
 def stored(image: np.ndarray, path: Path) -> ClassPhoto:

@@ -1,5 +1,6 @@
 """The road of a classifier on tiny generated photos, as a person types it: check, fit, export, evaluate, predict."""
 
+import argparse
 import csv
 import json
 import logging
@@ -13,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from visionapps.classification.base import Classifier
+from visionapps.cli.evaluate_classes import _dataset
 from visionapps.cli.main import main
 from visionapps.data.class_crops import ClassSample
 from visionapps.data.fake_classes import write_classes
@@ -127,6 +129,38 @@ def test_a_bundle_of_the_run_judges_as_the_run_did(
     photos = yaml.safe_load(trained[0].read_text())["data"]["init_args"]["dataset"]["train"]
     assert main(["evaluate", str(bundle), "--classes-of", photos]) == 0
     assert "over 72 images" in capsys.readouterr().out
+
+
+def test_evaluate_keeps_photos_as_large_as_it_looks_at_them(
+    trained: tuple[Path, Path], bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = argparse.Namespace(classes_of=Path("x"), config=None, bands=None)
+    assert _dataset(options, load(bundle), 600).keep_px == 600
+    assert _dataset(options, load(bundle), 64).keep_px == 512
+    assert main(["evaluate", str(bundle), "--config", str(trained[0]), "--scales", "64,600"]) == 1
+    assert "--scales: brings photos to a shorter side of 600 px, but they are kept with 512" in capsys.readouterr().err
+    options = argparse.Namespace(classes_of=None, config=trained[0], bands="3,2,1")
+    assert _dataset(options, load(bundle), 64).bands == (3, 2, 1)
+
+
+def test_evaluate_refuses_what_a_classifier_has_no_use_for(
+    trained: tuple[Path, Path], bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    of_config, of_folder = ["--config", str(trained[0])], ["--classes-of", str(tmp_path)]
+    for words, message in (
+        ([*of_config, "--scale", "255"], "--scale: the bundle holds a classifier"),
+        ([*of_config, "--tile", "64", "--nodata", "0"], "--tile, --nodata: the bundle holds"),
+        ([*of_config, "--mask-suffix", "_m", "--voc"], "--mask-suffix, --voc: the bundle holds"),
+        ([*of_config, "--report", str(tmp_path / "r")], "--report: the bundle holds"),
+        ([*of_folder, "--split", "train"], "--split: the bundle holds"),
+        ([*of_config, "--batch", "0"], "--batch 0: must be at least 1"),
+        ([*of_config, "--scales", ","], "--scales ,: expected shorter sides"),
+    ):
+        assert main(["evaluate", str(bundle), *words]) == 1, words
+        assert message in capsys.readouterr().err
+    photos = yaml.safe_load(trained[0].read_text())["data"]["init_args"]["dataset"]["train"] + "/rows"
+    assert main(["predict", str(bundle), photos, "--out", str(tmp_path / "p"), "--batch", "0"]) == 1
+    assert "--batch 0: must be at least 1" in capsys.readouterr().err
 
 
 def test_predict_writes_the_first_answers_of_every_photo_and_tells_bad_ones(
@@ -254,3 +288,11 @@ def test_a_view_that_the_network_cannot_take_is_refused_before_training(
     assert main(["fit", "--config", str(config), "--out", str(tmp_path / "out")]) == 1
     assert "data.view.side: the network cannot take images of 33 x 33 px" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_network_whose_policy_gets_no_gradient_is_refused_with_what_trains_it() -> None:
+    task = ClassificationTask(classifier("visionapps/blockdrop_110", 3), torch.optim.SGD)
+    with pytest.raises(
+        ConfigError, match=r"model.network: BlockDrop cannot be trained by fit: its policy .* BlockDrop.reinforce"
+    ):
+        task.meet(None)  # type: ignore[arg-type] # refused before the data is asked for anything

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+_PHOTOS = 32  # squares that a classifier is given at a time
 
 
 def add_map_options(parser: argparse.ArgumentParser) -> None:
@@ -190,6 +191,17 @@ def make_predictor(bundle: "Bundle", options: argparse.Namespace) -> "Predictor"
         resize=bundle.resize,
         finish=make_finish(bundle, options),
     )
+
+
+def photos_at_once(options: argparse.Namespace) -> int:
+    """The --batch of a classifier: squares that go through it together.
+
+    Raises:
+        ConfigError: it is below 1.
+    """
+    if options.batch is not None and options.batch < 1:
+        raise ConfigError(f"--batch {options.batch}: must be at least 1; leave it out for {_PHOTOS}")
+    return options.batch or _PHOTOS
 
 
 def listed(text: str | None) -> list[str]:

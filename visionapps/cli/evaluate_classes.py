@@ -6,6 +6,7 @@ visionapps evaluate BUNDLE --classes-of PATH                a folder of a folder
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from visionapps.data.class_dataset import ClassDataset, ClassPhoto
     from visionapps.inference.bundle import Bundle
 
+# What evaluate asks about classifiers; all its other options are those of maps and boxes.
+_PHOTOS = {"bundle", "config", "split", "classes_of", "bands", "json", "pictures", "overwrite"}
+_LOOKS = {"dense", "crops", "scales", "member", "batch", "device", "precision"}
+
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options that only classifiers have."""
@@ -29,6 +34,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--pictures", type=Path, metavar="DIR", help="draw confusion and worst photos there")
     evaluate_testing.add_options(parser)
+    parser.set_defaults(parser=parser)
 
 
 def wanted(options: argparse.Namespace) -> bool:
@@ -47,9 +53,7 @@ def wanted(options: argparse.Namespace) -> bool:
 
 def run(options: argparse.Namespace) -> int:
     """Evaluate, and print the table."""
-    for name in ("images", "masks", "pred", "annotations"):
-        if getattr(options, name, None) is not None:
-            raise ConfigError(f"--{name}: the bundle holds a classifier; give --config YAML or --classes-of PATH")
+    _refuse_other_options(options)
     if options.json is not None:
         refuse_existing(options.json, options.overwrite)
     if options.pictures is not None:
@@ -59,8 +63,8 @@ def run(options: argparse.Namespace) -> int:
     from visionapps.training.class_report import draw_class_evaluation, judge_photos
 
     bundle = load(options.bundle)
-    photos = photos_of(options, bundle)
     tester = evaluate_testing.make_tester(bundle, options)
+    photos = photos_of(options, tester.bundles)
     scores, answers = judge_photos([bundle], photos, predictor=tester)
     print(f"{class_table(bundle.labels, scores)}\n\n{evaluate_testing.costs(tester)}")
     if options.json is not None:
@@ -74,20 +78,38 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def photos_of(options: argparse.Namespace, bundle: "Bundle") -> "tuple[ClassPhoto, ...]":
-    """The photos to judge, their labels those of the bundle.
+def _refuse_other_options(options: argparse.Namespace) -> None:
+    """Raise ConfigError for options that a classifier has no use for."""
+    own = (_PHOTOS | _LOOKS) - ({"split"} if options.classes_of is not None else set())
+    default = options.parser.get_default
+    given = [name for name, value in vars(options).items() if name not in own and value != default(name)]
+    if given:
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise ConfigError(
+            f"{names}: the bundle holds a classifier, whose photos stand in --config YAML (with --split) or "
+            "--classes-of PATH; leave that out"
+        )
+
+
+def photos_of(options: argparse.Namespace, bundles: "Sequence[Bundle]") -> "tuple[ClassPhoto, ...]":
+    """The photos to judge, their labels those of the first bundle, no smaller than the bundles look at them.
 
     Raises:
-        ConfigError: it is not said which, or the dataset has other classes.
+        ConfigError: it is not said which, the dataset has other classes, or its photos are kept too small.
         DataError: the dataset cannot be used as it is.
     """
+    from visionapps.cli import evaluate_testing
     from visionapps.data.class_doctor import examine_classes
+    from visionapps.inference.classifying import frame_of
 
     if (options.config is None) == (options.classes_of is None):
         raise ConfigError(
             "evaluate BUNDLE: give either --config YAML or --classes-of PATH for a classifier; see --help"
         )
-    dataset = _dataset(options, bundle)
+    bundle = bundles[0]
+    side = max(evaluate_testing.scales(options) or [min(frame_of(each).size(1, 1)) for each in bundles])
+    dataset = _dataset(options, bundle, side)
+    dataset.require_px(side, "--scales" if options.scales else str(options.bundle))
     found = examine_classes(dataset, progress=True)
     found.raise_on_errors()
     if found.labels.names != bundle.labels.names:
@@ -103,7 +125,8 @@ def photos_of(options: argparse.Namespace, bundle: "Bundle") -> "tuple[ClassPhot
     return photos
 
 
-def _dataset(options: argparse.Namespace, bundle: "Bundle") -> "ClassDataset":
+def _dataset(options: argparse.Namespace, bundle: "Bundle", side: int) -> "ClassDataset":
+    """The photos that the options name; those of --classes-of are kept large enough for a shorter side of ``side``."""
     from visionapps.cli.check import read_dataset
     from visionapps.data.class_dataset import ClassDataset, ClassPolicies
     from visionapps.data.dataset import Split
@@ -112,7 +135,7 @@ def _dataset(options: argparse.Namespace, bundle: "Bundle") -> "ClassDataset":
         dataset = read_dataset(options.config)
         if not isinstance(dataset, ClassDataset):
             raise ConfigError(f"{options.config}: its dataset has no classes of photos, which the bundle names")
-        return dataset
+        return replace(dataset, bands=tuple(_bands(options)) or dataset.bands)
     # All photos are judged: nothing is divided, and what only training minds is left aside.
     lenient = ClassPolicies(
         empty_class="warn",
@@ -125,7 +148,7 @@ def _dataset(options: argparse.Namespace, bundle: "Bundle") -> "ClassDataset":
     plain = ClassDataset(
         str(options.classes_of), classes=bundle.labels.names, split=Split(val_fraction=0.0), policies=lenient
     )
-    return replace(plain, bands=tuple(_bands(options)) or None)
+    return replace(plain, bands=tuple(_bands(options)) or None, keep_px=max(plain.keep_px or 0, side))
 
 
 def _bands(options: argparse.Namespace) -> list[int | str]:

@@ -39,7 +39,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def given(options: argparse.Namespace) -> list[str]:
     """The options that were used, as they are written."""
-    return [f"--{name}" for name in _OPTIONS if getattr(options, name, None)]
+    return [f"--{name}" for name in _OPTIONS if getattr(options, name, None) not in (None, False, [])]
 
 
 def make_tester(bundle: "Bundle", options: argparse.Namespace) -> "PhotoTester":
@@ -49,16 +49,17 @@ def make_tester(bundle: "Bundle", options: argparse.Namespace) -> "PhotoTester":
         ConfigError: the options contradict each other or the model, or members have other classes.
     """
     from visionapps.classification.fusion import TestPlan
+    from visionapps.cli.compute import photos_at_once
     from visionapps.inference.bundle import load
     from visionapps.inference.testing_tricks import PhotoTester
 
     plan = TestPlan(
         dense=options.dense,
         crops=options.crops or (None if options.dense else 1),
-        scales=_scales(options.scales),
+        scales=scales(options),
     )
     bundles = [bundle, *(load(folder) for folder in options.member)]
-    return PhotoTester(bundles, options.device, options.precision, options.batch or 32, plan=plan)
+    return PhotoTester(bundles, options.device, options.precision, photos_at_once(options), plan=plan)
 
 
 def summary(tester: "PhotoTester") -> dict[str, Any]:
@@ -89,8 +90,18 @@ def costs(tester: "PhotoTester") -> str:
     return render(("", ""), rows)
 
 
-def _scales(text: str | None) -> tuple[int, ...]:
+def scales(options: argparse.Namespace) -> tuple[int, ...]:
+    """The shorter sides of --scales in pixels; none where it was not given.
+
+    Raises:
+        ConfigError: it holds something else.
+    """
+    if options.scales is None:
+        return ()
     try:
-        return tuple(int(word) for word in (text or "").split(",") if word.strip())
-    except ValueError as error:
-        raise ConfigError(f"--scales {text}: expected shorter sides in whole pixels, such as 224,256,288") from error
+        found = tuple(int(word) for word in options.scales.split(",") if word.strip())
+    except ValueError:
+        found = ()
+    if not found:
+        raise ConfigError(f"--scales {options.scales}: expected shorter sides in whole pixels, such as 224,256,288")
+    return found

@@ -43,7 +43,7 @@ def refuse_other_options(options: argparse.Namespace, parser: argparse.ArgumentP
 
 def run(options: argparse.Namespace) -> int:
     """Classify every input; a bad file does not stop the others, but makes the exit code 1."""
-    from visionapps.cli.compute import listed
+    from visionapps.cli.compute import listed, photos_at_once
     from visionapps.inference.bundle import load
     from visionapps.inference.classifying import ClassPredictor
     from visionapps.inference.inputs import list_inputs
@@ -55,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
         [load(folder) for folder in (options.bundle, *options.member)],
         device=options.device,
         precision=options.precision,
-        batch=options.batch or 32,
+        batch=photos_at_once(options),
     )
     bands = [int(b) if b.isdigit() else b for b in listed(options.bands)] or None
     names = predictor.labels.names

@@ -67,12 +67,19 @@ class ClassView:
             raise ConfigError(f"view: scale {list(self.scale)} must ascend from side {self.side} or more")
         if self.area is not None and not 0 < self.area[0] <= self.area[1] <= 1:
             raise ConfigError(f"view: area {list(self.area)} must be shares in (0, 1], ascending")
+        if self.area is not None and self.pad:
+            raise ConfigError("view: pad goes with scale, or alone; crops by area have no border, leave pad out")
 
     @property
     def frame(self) -> Frame:
         """How photos are cut when a model is judged."""
         plain = self.scale is None and self.area is None
         return Frame(self.side, self.share if self.share is not None else 1.0 if plain else 0.875)
+
+    @property
+    def largest(self) -> int:
+        """Shorter side in pixels that photos are brought to at most, in training or when a model is judged."""
+        return max(min(self.frame.size(1, 1)), *(self.scale or (self.side,)))
 
 
 class RandomSquares(Dataset[ClassSample]):

@@ -112,6 +112,22 @@ class ClassDataset:
         if self.cache_gb <= 0:
             raise ConfigError(f"cache_gb: {self.cache_gb} must be positive")
 
+    def require_px(self, side: int, what: str) -> None:
+        """Refuse to show photos larger than they are kept, which would enlarge what was reduced before.
+
+        Args:
+            side: shorter side that photos are to be brought to, in pixels.
+            what: asks for it, as in messages.
+
+        Raises:
+            ConfigError: it is above keep_px.
+        """
+        if self.keep_px is not None and side > self.keep_px:
+            raise ConfigError(
+                f"{what}: brings photos to a shorter side of {side} px, but they are kept with {self.keep_px} at most; "
+                f"set the dataset's keep_px to {side} or more, or to null"
+            )
+
     def cache_folder(self) -> Path:
         """Where decoded photos are kept."""
         if self.cache is not None:

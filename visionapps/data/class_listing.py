@@ -17,15 +17,8 @@ from visionapps.files import IMAGE_SUFFIXES
 
 _LISTS = (".csv", ".tsv")
 _IMAGE = ("image", "filename", "file_name", "image_path", "path", "file", "img", "image_name", "id")
-_SPLITS = (
-    "train",
-    "training",
-    "val",
-    "valid",
-    "validation",
-    "test",
-    "testing",
-)  # never classes, if folders hold folders
+# Names of splits, which are no classes where they hold nothing but folders.
+_SPLITS = ("train", "training", "val", "valid", "validation", "test", "testing")
 _CLASS = ("class", "label", "class_name", "category", "target", "name", "breed", "species")
 
 
@@ -148,15 +141,14 @@ def _refuse_splits(folder: Path, parts: Sequence[Path]) -> None:
 def _of_list(dataset: ClassDataset, path: Path, listing: Listing) -> tuple[list[Listed], list[str]]:
     rows = list(_rows(path))
     folder = Path(dataset.images) if dataset.images is not None else path.parent
-    found, seen = [], {}
+    found: list[Listed] = []
+    seen: dict[Path, dict[str, Path]] = {}
     for number, name, kind in rows:
         file = _named(folder / name, seen)
         if file is None:
-            text = (
-                f"{path}: line {number}: {folder / name} does not exist; correct the name, or set images to its folder"
-            )
-            problem = Problem("missing_image", str(folder / name), text, dataset.policies.action("missing_image"))
-            listing.problems.append(problem)
+            where = str(folder / name)
+            text = f"{path}: line {number}: {where} does not exist; correct the name, or set images to its folder"
+            listing.problems.append(Problem("missing_image", where, text, dataset.policies.action("missing_image")))
             continue
         found.append(Listed(_stem(name), kind, file))
     return found, sorted({kind for _, _, kind in rows}, key=_natural)

@@ -60,6 +60,7 @@ class ClassificationData(LightningDataModule):
             raise ConfigError(
                 f"data: label_noise {label_noise} must be in [0, 1], colour_noise {colour_noise} not negative"
             )
+        dataset.require_px(view.largest, "data.view")
         self.dataset = dataset
         self.view = view
         self.batch_size = batch_size
