@@ -36,7 +36,8 @@ EXAMPLES = {
 
 
 def test_an_example_of_every_segmentation_model_is_tested():
-    assert set(EXAMPLES) == set(SEGMENTORS)
+    published = {name for name in SEGMENTORS if name.endswith("_2015")}  # they have a module of tests of their own
+    assert set(EXAMPLES) == set(SEGMENTORS) - published
 
 
 @pytest.mark.parametrize("backbone", [RESNET, CONVNEXT])

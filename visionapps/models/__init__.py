@@ -13,12 +13,17 @@ from visionapps.models.detection import fast_rcnn, faster_rcnn, mask_rcnn, retin
 from visionapps.models.levels import level_classifier
 from visionapps.models.papers import fast_rcnn_2015, faster_rcnn_2015, sppnet_2014
 from visionapps.models.published import torchvision_detector
+from visionapps.models.published_maps import deconvnet_2015, fcn8s_2015, fcn16s_2015, fcn32s_2015, unet_2015
 from visionapps.models.recipes import rebuild
 from visionapps.models.segmentation import deconvnet, enet, fcn8s, fcn16s, fcn32s, smp, unet
 from visionapps.segmentation.base import Segmentor
 
 SEGMENTORS: dict[str, Callable[..., Segmentor]] = {
-    f.__name__: f for f in (fcn32s, fcn16s, fcn8s, unet, deconvnet, enet, smp)
+    f.__name__: f
+    for f in (
+        *(fcn32s, fcn16s, fcn8s, unet, deconvnet, enet, smp),
+        *(fcn32s_2015, fcn16s_2015, fcn8s_2015, deconvnet_2015, unet_2015),
+    )
 }
 DETECTORS: dict[str, Callable[..., Detector]] = {
     f.__name__: f
@@ -38,14 +43,18 @@ __all__ = [
     "build",
     "classifier",
     "deconvnet",
+    "deconvnet_2015",
     "enet",
     "fast_rcnn",
     "fast_rcnn_2015",
     "faster_rcnn",
     "faster_rcnn_2015",
     "fcn8s",
+    "fcn8s_2015",
     "fcn16s",
+    "fcn16s_2015",
     "fcn32s",
+    "fcn32s_2015",
     "level_classifier",
     "mask_rcnn",
     "retinanet",
@@ -54,6 +63,7 @@ __all__ = [
     "sppnet_2014",
     "torchvision_detector",
     "unet",
+    "unet_2015",
 ]
 
 

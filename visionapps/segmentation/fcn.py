@@ -53,7 +53,7 @@ class FCN(Decoder):
         coarse, *finer = (levels[i].channels for i in self.indices)
         self.head = _head(coarse, head_channels, dropout)
         # The paper starts all scores at zero: nothing else learned faster or better.
-        self.scores = nn.ModuleList(_zero_conv(c, num_classes) for c in (head_channels or coarse, *finer))
+        self.scores = nn.ModuleList(zero_score(c, num_classes) for c in (head_channels or coarse, *finer))
         factors = [2] * len(finer) + [finest_stride]
         self.upsamples = nn.ModuleList(bilinear_deconvolution(num_classes, factor) for factor in factors)
 
@@ -67,7 +67,7 @@ class FCN(Decoder):
         return last
 
 
-def bilinear_deconvolution(channels: int, factor: int) -> nn.ConvTranspose2d:
+def bilinear_deconvolution(channels: int, factor: int, *, padding: int | None = None) -> nn.ConvTranspose2d:
     """A learnable transposed convolution that starts as bilinear interpolation, each channel for itself.
 
     Away from the border it equals interpolation with align_corners=False; at the border zeros flow in.
@@ -75,9 +75,11 @@ def bilinear_deconvolution(channels: int, factor: int) -> nn.ConvTranspose2d:
     Args:
         channels: of input and output.
         factor: upsampling factor, >= 1; the kernel is 2 * factor wide (one less for odd factors).
+        padding: output pixels cut from each side; None: so many that the output is factor times the input.
     """
     kernel = 2 * factor - factor % 2
-    layer = nn.ConvTranspose2d(channels, channels, kernel, stride=factor, padding=(kernel - factor) // 2, bias=False)
+    padding = (kernel - factor) // 2 if padding is None else padding
+    layer = nn.ConvTranspose2d(channels, channels, kernel, stride=factor, padding=padding, bias=False)
     distance = (torch.arange(kernel) - (kernel - 1) / 2).abs() / factor
     tent = (1 - distance).clamp_min(0)
     with torch.no_grad():
@@ -88,10 +90,13 @@ def bilinear_deconvolution(channels: int, factor: int) -> nn.ConvTranspose2d:
 
 
 def _head(channels: int, width: int | None, dropout: float) -> nn.Module:
-    if width is None:
-        return nn.Dropout(dropout)
+    return nn.Dropout(dropout) if width is None else connected_as_convolutions(channels, width, dropout, padding=3)
+
+
+def connected_as_convolutions(channels: int, width: int, dropout: float, *, padding: int) -> nn.Sequential:
+    """fc6 (7 x 7, padded by so many pixels) and fc7 (1 x 1) of VGG-16 as convolutions."""
     return nn.Sequential(
-        nn.Conv2d(channels, width, 7, padding=3),
+        nn.Conv2d(channels, width, 7, padding=padding),
         nn.ReLU(inplace=True),
         nn.Dropout(dropout),
         nn.Conv2d(width, width, 1),
@@ -100,7 +105,8 @@ def _head(channels: int, width: int | None, dropout: float) -> nn.Module:
     )
 
 
-def _zero_conv(channels: int, num_classes: int) -> nn.Conv2d:
+def zero_score(channels: int, num_classes: int) -> nn.Conv2d:
+    """Scores of classes that begin at zero."""
     layer = nn.Conv2d(channels, num_classes, 1)
     nn.init.zeros_(layer.weight)
     assert layer.bias is not None
