@@ -2,6 +2,7 @@
 
 import copy
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import timm
@@ -204,6 +205,24 @@ def test_he_and_xavier_draw_the_variances_that_they_are_named_for() -> None:
     kept = layer.weight.detach().clone()
     initialise(net, "paper")
     assert torch.equal(layer.weight, kept)
+
+
+@pytest.mark.parametrize("how", ["he", "xavier"])
+def test_gates_begin_as_their_papers_say_whatever_the_rule(how: Literal["he", "xavier"]) -> None:
+    model = classifier("visionapps/highway19", 3, init=how)
+    biases = torch.cat([p for name, p in model.named_parameters() if name.endswith("gate.bias")])
+    assert len(biases) == 5 * (16 + 32 + 48)
+    assert (biases == -2).all()
+    model = classifier("visionapps/convnet_aig_20", 3, init=how)
+    last = [p for name, p in model.named_parameters() if ".gates." in name and name.endswith("score.3.bias")]
+    assert len(last) == 9
+    for bias in last:
+        assert float(bias.softmax(0)[1].detach()) == pytest.approx(0.85)
+
+
+def test_a_norm_that_nothing_takes_is_refused() -> None:
+    with torch.device("meta"), pytest.raises(ConfigError, match="norm group: the network has no batch normalisation"):
+        classifier("visionapps/highway19", 3, norm="group")
 
 
 @pytest.mark.parametrize("name", [TINY, "torchvision/resnet18", "visionapps/resnet20"])

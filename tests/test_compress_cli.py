@@ -1,6 +1,7 @@
 """visionapps compress, end to end: small bundles of a run, their tables, retraining under rules, exits and gates."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,11 +21,13 @@ from visionapps.errors import ConfigError
 from visionapps.inference.bundle import Bundle, load
 from visionapps.models import classifier
 from visionapps.structures import Frame, LabelSpace
+from visionapps.training.retrain import retrain
 from visionapps.training.sparse import Sparsify
 
 CONFIG = """
 seed_everything: 0
-trainer: {max_epochs: 1, enable_model_summary: false, accelerator: cpu, enable_progress_bar: false}
+trainer:
+  {max_epochs: 1, check_val_every_n_epoch: 2, enable_model_summary: false, accelerator: cpu, enable_progress_bar: false}
 model:
   class_path: visionapps.training.classification.ClassificationTask
   init_args:
@@ -66,11 +69,22 @@ def bundle_of(network: str) -> Bundle:
     return Bundle(model.eval(), LabelSpace.named(["checks", "columns", "rows"]), 16, frame=Frame(16, 1.0))
 
 
-def test_a_run_is_compressed_retrained_and_weighed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_compressed_retrained_and_weighed(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = []
+
+    def seen(*args: Any, **named: Any) -> float | None:
+        scores.append(retrain(*args, **named))
+        return scores[-1]
+
+    monkeypatch.setattr("visionapps.training.retrain.retrain", seen)
     bundle_of("visionapps/resnet20").save(place / "whole")
     words = ["compress", str(place / "whole"), "--out", str(place / "small"), "--config", str(place / "run.yaml")]
     words += ["--prune", "0.8", "--share", "4", "--retrain-epochs", "1", "--json", str(place / "t.json")]
     assert main(words) == 0
+    assert len(scores) == 2
+    assert None not in scores  # one epoch each, and each was validated, though the run validates every other epoch
     table = capsys.readouterr().out
     for line in ("weights on disk", "Huffman-coded", "zeros among weights", "top-1", "multiply-adds per photo"):
         assert line in table
@@ -101,6 +115,9 @@ def test_what_cannot_be_asked_for_says_why(place: Path, capsys: pytest.CaptureFi
         ([], "nothing to do"),
         (["--ternary", "--share", "3"], "give them without --prune, --share"),
         (["--share-linear", "3"], "give --share BITS of the other layers, too"),
+        (["--ternary"], "few values are learnt; give the run's --config YAML and --retrain-epochs N"),
+        (["--xnor", "--config", config], "few values are learnt; give the run's"),
+        (["--share", "3", "--per-layer"], "--per-layer: says how weights are pruned; give --prune SHARE"),
         (["--prune", "2"], "sparsity 2 must lie between 0 and 1"),
         (["--prune", "0.5", "--retrain-epochs", "2"], "and the run's --config YAML"),
         (["--exit-budget", "0.5"], "need photos; give the run's --config YAML"),
@@ -117,7 +134,7 @@ def test_what_cannot_be_asked_for_says_why(place: Path, capsys: pytest.CaptureFi
 def test_exits_meet_their_budget_in_multiply_adds_that_are_counted_and_travel_in_the_bundle(
     photos: tuple[ClassPhoto, ...], tmp_path: Path
 ) -> None:
-    bundle = bundle_of("visionapps/msdnet")
+    bundle = replace(bundle_of("visionapps/msdnet"), card={"metrics": {"top1": 0.7}})
     costs = exit_costs(bundle)
     assert costs == sorted(costs)
     assert 0.65 * costs[-1] < multiply_adds(bundle, photos[:2]) < costs[-1]  # asked for the last exit alone
@@ -127,17 +144,20 @@ def test_exits_meet_their_budget_in_multiply_adds_that_are_counted_and_travel_in
         again = load(tmp_path / str(share))
         spent = multiply_adds(again, photos) / costs[-1]
         assert 0.5 * share < spent <= share + 1e-6
+        assert (again.card.get("metrics"), again.card["metrics_before"]) == (None, {"top1": 0.7})
         assert f"exits at a budget of {share:.0%}" in again.card["compression"][0]
     assert exit_confidence(bundle, photos).shape == (7, len(photos))
-    with pytest.raises(ConfigError, match="cannot be met, the first exit costs"):
+    with pytest.raises(ConfigError, match=r"0.01 of the whole cost cannot be met, .*; give at least 0\.\d+$"):
         set_exit_budget(bundle, photos, 0.01)
     with pytest.raises(ConfigError, match="give a share in"):
         set_exit_budget(bundle, photos, 1.5)
 
 
 def test_gates_begin_from_the_trained_network(photos: tuple[ClassPhoto, ...]) -> None:
-    bundle = bundle_of("visionapps/resnet20")
+    bundle = replace(bundle_of("visionapps/resnet20"), card={"metrics": {"top1": 0.7}})
     gated = with_gates(bundle, 0.5)
+    assert gated.card["metrics_before"] == {"top1": 0.7}
+    assert "metrics" not in gated.card
     assert gated.model.recipe is not None
     assert gated.model.recipe["arguments"]["network"] == "visionapps/convnet_aig_20"
     assert gated.classifier.network.target == 0.5

@@ -7,6 +7,8 @@ from torch import nn
 
 from visionapps.errors import ConfigError
 from visionapps.networks.base import Network
+from visionapps.networks.convnet_aig import Gate
+from visionapps.networks.highway import Highway
 from visionapps.networks.initial import he, xavier
 
 Norm = Literal["batch", "layer", "instance", "group"]
@@ -22,16 +24,25 @@ def replace_norms(network: nn.Module, kind: Norm) -> None:
         kind: over what means and variances of (B, D, h, w) are taken: "batch" B, h, w; "layer" D, h, w of an image;
             "instance" h, w of a channel; "group" h, w of 32 groups of channels.
 
+    Raises:
+        ConfigError: no such kind, or the network has no batch normalisation.
+
     Source: Ioffe and Szegedy 2015; Ba et al. 2016, as a group of all channels; Ulyanov et al. 2016; Wu and He 2018.
     """
     if kind not in get_args(Norm):
         raise ConfigError(f"norm {kind!r} is no choice; write one of {', '.join(get_args(Norm))}")
     if kind == "batch":
         return
-    for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
-            if isinstance(child, nn.BatchNorm2d):
-                setattr(parent, name, _replaced(child, kind))
+    found = [
+        (parent, name, child)
+        for parent in network.modules()
+        for name, child in parent.named_children()
+        if isinstance(child, nn.BatchNorm2d)
+    ]
+    if not found:
+        raise ConfigError(f"norm {kind}: the network has no batch normalisation to be replaced; leave norm out")
+    for parent, name, child in found:
+        setattr(parent, name, _replaced(child, kind))
 
 
 def _replaced(norm: nn.BatchNorm2d, kind: Norm) -> nn.Module:
@@ -57,12 +68,19 @@ def initialise(network: nn.Module, how: Init) -> None:
 
     Args:
         network: changed in place.
-        how: "paper": as it was built; "he"; "xavier".
+        how: "paper": as it was built; "he"; "xavier". Gates keep the start that their paper gives them.
     """
     rules: dict[str, Callable[[nn.Module], Any]] = {"paper": lambda _: None, "he": he, "xavier": xavier}
     if how not in rules:
         raise ConfigError(f"init {how!r} is no choice; write one of {', '.join(rules)}")
     rules[how](network)
+    if how == "paper":
+        return
+    for part in network.modules():  # gates begin as their papers say, whatever the rule: else nothing is learned
+        if isinstance(part, Highway):
+            part.close()
+        elif isinstance(part, Gate):
+            part.open()
 
 
 def set_dropout(network: Network, probability: float, *, where: str) -> None:

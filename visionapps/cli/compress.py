@@ -127,6 +127,12 @@ def _steps(options: argparse.Namespace) -> "list[Step]":
         raise ConfigError("compress --gates, --exit-budget: need photos; give the run's --config YAML")
     if options.gates is not None and not options.retrain_epochs:
         raise ConfigError("compress --gates: gates are learnt; give --retrain-epochs N, a few at least")
+    if few and not options.retrain_epochs:
+        raise ConfigError(
+            "compress --ternary, --xnor: few values are learnt; give the run's --config YAML and --retrain-epochs N"
+        )
+    if options.per_layer and options.prune is None:
+        raise ConfigError("compress --per-layer: says how weights are pruned; give --prune SHARE, too")
     from visionapps.compression.few_values import BinaryWeights, TernaryWeights
     from visionapps.compression.pruning import Prune
     from visionapps.compression.sharing import Share

@@ -1,4 +1,4 @@
-"""Per-class Dice, IoU, precision and recall of maps; COCO and VOC scores of detections, and what is wrong with them.
+"""Per-class Dice, IoU, precision and recall of maps; COCO and VOC scores of detections; right answers of classifiers.
 
 visionapps evaluate BUNDLE --images DIR --masks DIR         every image, at its own size
 visionapps evaluate BUNDLE --config run.yaml --split val    the photos of a run, as training saw them

@@ -24,7 +24,7 @@ VERBS = {
     "predict": "draw maps, or find objects, in photos, folders and georeferenced rasters",
     "ensemble": "several models as one: their file, weights fitted out of fold, or the mean of checkpoints",
     "seams": "how much a map changes where tiles meet, measured on two lattices",
-    "evaluate": "Dice and IoU of maps; COCO and VOC scores of detections, and what is wrong with them",
+    "evaluate": "Dice and IoU of maps; COCO and VOC scores of detections; right answers of classifiers",
     "tune": "rules after the network (thresholds, areas, holes), tuned on out-of-fold predictions by the metric",
     "submit": "write a run-length CSV for Kaggle, or verify one",
     "score": "score a submission CSV against the truth by the competition's metric",
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     width = max(map(len, VERBS))
     parser = argparse.ArgumentParser(
         prog="visionapps",
-        description="Detection and segmentation: photos and annotations in, maps, boxes and submissions out.",
+        description="Classification, detection, segmentation: photos and annotations in; classes, boxes, maps out.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="verbs:\n"
         + "\n".join(f"  {name:<{width}}  {text}" for name, text in VERBS.items())

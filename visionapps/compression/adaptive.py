@@ -3,6 +3,7 @@
 Shapes: B photos of a batch, N photos, E exits, C bands, h x w pixels of the square that is judged.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from visionapps.classification.base import Classifier
+from visionapps.compression.compress import changed_card
 from visionapps.data.class_crops import middle_square
 from visionapps.data.class_dataset import ClassPhoto, as_bands
 from visionapps.errors import ConfigError
@@ -45,6 +47,12 @@ def set_exit_budget(bundle: Bundle, photos: Sequence[ClassPhoto], share: float) 
     if not 0 < share <= 1 or not photos:
         raise ConfigError(f"exit budget: {share:g} of the whole cost, on {len(photos)} photos; give a share in (0, 1]")
     costs = exit_costs(bundle)
+    if share * costs[-1] < costs[0]:
+        least = math.ceil(100 * costs[0] / costs[-1]) / 100
+        raise ConfigError(
+            f"exit budget: {share:g} of the whole cost cannot be met, the first exit takes more; give at least "
+            f"{least:g}"
+        )
     shares = budget_shares(costs, share * costs[-1])
     confidence = exit_confidence(bundle, photos)
     thresholds = fit_thresholds(confidence, shares)
@@ -56,8 +64,7 @@ def set_exit_budget(bundle: Bundle, photos: Sequence[ClassPhoto], share: float) 
     model.network.thresholds.copy_(thresholds)
     spent = mean_cost(torch.tensor(left), costs) / costs[-1]
     said = f"exits at a budget of {share:.0%} ({spent:.1%} spent on {len(photos)} photos)"
-    card = {**bundle.card, "compression": [*(bundle.card.get("compression") or []), said]}
-    return replace(bundle, model=model.eval(), card=card)
+    return replace(bundle, model=model.eval(), card=changed_card(bundle.card, [said]))
 
 
 def with_gates(bundle: Bundle, target: float) -> Bundle:
@@ -83,8 +90,7 @@ def with_gates(bundle: Bundle, target: float) -> Bundle:
     assert all(key.startswith("network.gates.") for key in found.missing_keys)
     model.network.set_target(target)
     said = f"gates before blocks, trained to keep {target:.0%}"
-    card = {**bundle.card, "compression": [*(bundle.card.get("compression") or []), said]}
-    return replace(bundle, model=model, card=card)
+    return replace(bundle, model=model, card=changed_card(bundle.card, [said]))
 
 
 def exit_costs(bundle: Bundle) -> list[float]:

@@ -1,9 +1,9 @@
 """A trained bundle through steps of compression, to a smaller one."""
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -44,8 +44,12 @@ def compress(bundle: Bundle, steps: Sequence[Step], *, retrain: Retrain | None =
         if retrain is not None:
             retrain(model)
         bake(model)
-    card = {name: value for name, value in bundle.card.items() if name not in ("metrics", "created")}
-    earlier = bundle.card.get("compression") or []
-    card["metrics_before"] = bundle.card.get("metrics_before") or bundle.card.get("metrics") or {}
-    card["compression"] = [*earlier, *map(str, steps)]
-    return replace(bundle, model=model.eval(), card=card, packed=True)
+    return replace(bundle, model=model.eval(), card=changed_card(bundle.card, steps), packed=True)
+
+
+def changed_card(card: Mapping[str, Any], steps: Sequence[object]) -> dict[str, Any]:
+    """The card of a bundle after steps, which are added to its list; its metrics are those from before."""
+    changed = {name: value for name, value in card.items() if name not in ("metrics", "created")}
+    changed["metrics_before"] = card.get("metrics_before") or card.get("metrics") or {}
+    changed["compression"] = [*(card.get("compression") or []), *map(str, steps)]
+    return changed

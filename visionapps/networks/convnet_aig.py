@@ -82,6 +82,10 @@ class Gate(nn.Module):
         self.score = nn.Sequential(
             nn.Linear(channels, _HIDDEN, bias=False), nn.BatchNorm1d(_HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 2)
         )
+        self.open()
+
+    def open(self) -> None:
+        """Let most images pass at first; whatever draws all weights anew takes that away."""
         last = self.score[-1]
         assert isinstance(last, nn.Linear)
         nn.init.normal_(last.weight, std=0.001)  # so that the bias decides at first

@@ -62,7 +62,9 @@ def retrain(
     if epochs < 1:
         raise ConfigError(f"retraining: {epochs} epochs; give at least 1")
     with tempfile.TemporaryDirectory(prefix="visionapps_retrain_") as folder:
-        settings = ["--trainer.max_epochs", str(epochs), *overrides]
+        # Few epochs, so each is judged, however seldom the run was.
+        each = ["--trainer.check_val_every_n_epoch", "1", "--trainer.val_check_interval", "1.0"]
+        settings = ["--trainer.max_epochs", str(epochs), *each, *overrides]
         trainer, task, data, _ = build(config, Path(folder), settings)
         if not isinstance(task, Task):
             raise ConfigError(f"{config}: {type(task).__name__} is no task of visionapps; it has no model to train on")
