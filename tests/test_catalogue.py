@@ -199,6 +199,9 @@ def test_look_alikes_name_the_right_network_which_is_another():
     [
         ("Clarifai", "Clarifai .* has no public definition"),
         ("torchvision/fcn_resnet50", "without skips, not the FCN of Long et al. 2015; build visionapps.models.fcn8s"),
+        ("SIFT+FV", "no convolutional network and is not built here; the baseline here is a linear probe"),
+        ("mkl", "no convolutional network and is not built here; the baseline here is a linear probe"),
+        ("bof", "no convolutional network and is not built here; the baseline here is a linear probe"),
         ("vgg_F", "there is no such network; did you mean visionapps/vgg_"),
         ("visionapps/alexnett", "did you mean visionapps/alexnet"),
         ("torchvision/resnet_50", "did you mean torchvision/resnet50"),

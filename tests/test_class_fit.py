@@ -293,6 +293,6 @@ def test_a_view_that_the_network_cannot_take_is_refused_before_training(
 def test_a_network_whose_policy_gets_no_gradient_is_refused_with_what_trains_it() -> None:
     task = ClassificationTask(classifier("visionapps/blockdrop_110", 3), torch.optim.SGD)
     with pytest.raises(
-        ConfigError, match=r"model.network: BlockDrop cannot be trained by fit: its policy .* BlockDrop.reinforce"
+        ConfigError, match=r"model.network: BlockDrop cannot be trained by fit: its policy .* with BlockDrop.reinforce"
     ):
         task.meet(None)  # type: ignore[arg-type] # refused before the data is asked for anything

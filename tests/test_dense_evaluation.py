@@ -12,6 +12,7 @@ from visionapps.classification.base import Classifier
 from visionapps.classification.dense import DenseClassifier
 from visionapps.errors import ConfigError
 from visionapps.networks.base import ConnectedHead, Network, PooledHead
+from visionapps.networks.convnet_aig import convnet_aig
 from visionapps.structures import InputSpec
 
 _TINY_VGG: list[str | int] = [2, "M", 2, "M", 3, "M", 3, "M", 8, "M"]
@@ -174,3 +175,9 @@ def test_an_image_below_the_native_size_of_connected_layers_is_refused() -> None
     model = of(nn.Conv2d(3, 6, 3, stride=2, padding=1), ConnectedHead((6, 8, 8), (), 5), 16)
     with pytest.raises(ConfigError, match=r"12 x 20 px give a map of 6 x 10.*smallest legal size is 16 x 16 px"):
         DenseClassifier(model).scores(raw(12, width=20))
+
+
+def test_a_network_that_skips_blocks_is_refused_since_it_decides_for_whole_images() -> None:
+    model = Classifier(convnet_aig(5, depth=8), InputSpec(), 5)
+    with pytest.raises(ConfigError, match=r"densely, it decides for a whole image which of its blocks .* with crops"):
+        DenseClassifier(model)

@@ -17,6 +17,7 @@ from visionapps.classification.base import Classifier
 from visionapps.errors import ConfigError
 from visionapps.networks.base import Network
 from visionapps.networks.chain import Chain
+from visionapps.networks.skipping import SkippingNetwork
 
 _WINDOW_BYTES = 64 << 20  # of windows of a map that are held at once
 _LOUD = 100.0
@@ -144,6 +145,11 @@ def name_of(classifier: Classifier) -> str:
 @torch.inference_mode()
 def _slide(network: Network, bands: int, side: int, where: str) -> _Slid:
     """The head of a network at every position, found and then checked by looking at what the network does."""
+    if isinstance(network, SkippingNetwork):
+        raise ConfigError(
+            f"{where}: cannot be evaluated densely, it decides for a whole image which of its blocks to pass, and a "
+            "map of all of its blocks is not what it was trained to judge by; evaluate with crops"
+        )
     reference = next((p for p in network.parameters()), torch.zeros(()))
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(1, bands, side, side, generator=generator).to(reference)

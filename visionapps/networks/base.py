@@ -28,12 +28,14 @@ class Network(nn.Module):
         head: (B, D, h, w) to (B, K).
         native: side in pixels of the square images that it was published for.
         auxiliary: weights in the loss of the further logits that ``outputs`` gives.
+        trained_apart: what trains it where a loss of its logits alone does not; empty: that does.
     """
 
     features: nn.Sequential
     head: nn.Module
     native: int
     auxiliary: tuple[float, ...] = ()
+    trained_apart: str = ""
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, C, H, W) normalised to (B, K) logits."""

@@ -51,6 +51,11 @@ class BlockDrop(SkippingNetwork):
         policy_depth: of the policy network.
     """
 
+    trained_apart = (
+        "its policy is drawn, and gets no gradient of the loss: train its residual network first (visionapps/resnet110 "
+        "for blockdrop_110), then the policy with BlockDrop.reinforce (visionapps.networks.blockdrop) in your own loop"
+    )
+
     def __init__(self, network: Network, bands: int = 3, *, policy_depth: int = 8) -> None:
         super().__init__(network)
         self.policy = cifar_resnet(policy_depth, self.blocks, bands)

@@ -129,8 +129,18 @@ OWN: dict[str, Own] = {
     "plain34": Own(plain.plain34, 2016, "He et al. 2016, figure 3 (middle)"),
     "mobilenet_v1": Own(mobilenet.mobilenet_v1, 2017, "Howard et al. 2017, table 1", "MobileNet v1"),
     "conv_mobilenet": Own(mobilenet.conv_mobilenet, 2017, "Howard et al. 2017, table 4", "Conv MobileNet"),
-    "msdnet": Own(msdnet.msdnet, 2018, "Huang et al. 2018, MSDNet, CIFAR, 7 exits"),
-    "msdnet_imagenet": Own(msdnet.msdnet_imagenet, 2018, "Huang et al. 2018, MSDNet, ImageNet, k = 4"),
+    "msdnet": Own(
+        msdnet.msdnet,
+        2018,
+        "Huang et al. 2018, MSDNet, CIFAR, 7 exits",
+        note="multiply-adds of the last exit alone; all seven exits together, as published tables count: 136.57 M",
+    ),
+    "msdnet_imagenet": Own(
+        msdnet.msdnet_imagenet,
+        2018,
+        "Huang et al. 2018, MSDNet, ImageNet, k = 4",
+        note="multiply-adds of the last exit alone; all five exits together: 1,360.53 M",
+    ),
     "convnet_aig_20": Own(
         partial(convnet_aig.convnet_aig, depth=20), 2018, "Veit and Belongie 2018, ConvNet-AIG, n = 3"
     ),
@@ -138,7 +148,12 @@ OWN: dict[str, Own] = {
         partial(convnet_aig.convnet_aig, depth=56), 2018, "Veit and Belongie 2018, ConvNet-AIG, n = 9"
     ),
     "convnet_aig_110": Own(convnet_aig.convnet_aig, 2018, "Veit and Belongie 2018, ConvNet-AIG 110"),
-    "blockdrop_110": Own(blockdrop.blockdrop, 2018, "Wu et al. 2018, BlockDrop, ResNet-110 and a policy of 8 layers"),
+    "blockdrop_110": Own(
+        blockdrop.blockdrop,
+        2018,
+        "Wu et al. 2018, BlockDrop, ResNet-110 and a policy of 8 layers",
+        note="fit refuses it: a policy is trained by BlockDrop.reinforce, on a residual network trained before",
+    ),
     "plain20": Own(partial(cifar_resnet, 20, shortcut="none"), 2016, _RESNET, "plain-20 (CIFAR)"),
     "plain32": Own(partial(cifar_resnet, 32, shortcut="none"), 2016, _RESNET, "plain-32 (CIFAR)"),
     "plain44": Own(partial(cifar_resnet, 44, shortcut="none"), 2016, _RESNET, "plain-44 (CIFAR)"),

@@ -74,7 +74,8 @@ OTHERS: tuple[Entry, ...] = (
         2015,
         "Szegedy et al. 2015",
         224,
-        note="3x3 where the paper has 5x5, batch normalisation, no local response normalisation",
+        note="3x3 where the paper has 5x5, batch normalisation, no local response normalisation, with or without its "
+        "auxiliary classifiers (aux_logits)",
         instead="visionapps/googlenet",
     ),
     _torchvision("inception_v3", "Inception-v3", 2016, _V3, 299, note=_VALID),
@@ -175,6 +176,11 @@ OTHERS: tuple[Entry, ...] = (
     Entry("swin_tiny_patch4_window7_224", "Swin-T", 2021, "Liu et al. 2021, Swin Transformer", 224),
 )
 
+_NO_CONVOLUTIONS = (
+    "{} is no convolutional network and is not built here; the baseline here is a linear probe on the features of one "
+    "(`visionapps probe`)"
+)
+
 # Names that papers and slides use, and why nothing can be built for them.
 UNDEFINED: dict[str, str] = {
     "clarifai": (
@@ -191,7 +197,19 @@ UNDEFINED: dict[str, str] = {
     ),
     "fcn_resnet50": (
         "torchvision's fcn_resnet50 is a dilated network without skips, not the FCN of Long et al. 2015; build "
-        "visionapps.models.fcn8s, fcn16s or fcn32s with backbone resnet50"
+        "visionapps.models.fcn8s, fcn16s or fcn32s with backbone resnet50, or fcn8s_2015 as published"
+    ),
+    "bof": _NO_CONVOLUTIONS.format("a bag of features with an SVM (Csurka et al. 2004)"),
+    "bag_of_features": _NO_CONVOLUTIONS.format("a bag of features with an SVM (Csurka et al. 2004)"),
+    "svm": _NO_CONVOLUTIONS.format("an SVM on features made by hand"),
+    "sift": _NO_CONVOLUTIONS.format("SIFT, features made by hand (Lowe 2004),"),
+    "sift_fv": _NO_CONVOLUTIONS.format("SIFT with Fisher vectors (Perronnin et al. 2010)"),
+    "fisher": _NO_CONVOLUTIONS.format("a Fisher vector of features made by hand (Perronnin et al. 2010)"),
+    "fisher_vector": _NO_CONVOLUTIONS.format("a Fisher vector of features made by hand (Perronnin et al. 2010)"),
+    "mkl": _NO_CONVOLUTIONS.format("multiple kernel learning on features made by hand (Vedaldi et al. 2009)"),
+    "fcn_resnet101": (
+        "torchvision's fcn_resnet101 is a dilated network without skips, not the FCN of Long et al. 2015; build "
+        "visionapps.models.fcn8s, fcn16s or fcn32s with backbone resnet101, or fcn8s_2015 as published"
     ),
     "msra": "MSRA is the name of a team (He et al. 2014): build visionapps.models.sppnet",
 }

@@ -63,6 +63,8 @@ class ClassificationTask(Task):
         self._losses = RunningMean()
 
     def meet(self, data: ClassificationData) -> None:
+        if apart := self.model.network.trained_apart:
+            raise ConfigError(f"model.network: {type(self.model.network).__name__} cannot be trained by fit: {apart}")
         data.scale = self.model.spec.scale
         require_size(self.model.network, data.view.side, data.bands, where="data.view.side")
 
