@@ -215,7 +215,14 @@ def test_the_verb_shows_layers_totals_and_json(capsys):
     assert main(["models", "visionapps/vgg_d", "--size", "0"]) == 1
     assert "--size 0: must be at least 1" in capsys.readouterr().err
     assert main(["models", "clarifai"]) == 1
-    assert "no public definition" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no public definition" in said
+    assert "or the model" not in said
+    assert main(["models", "visionapps/vgg_c", "--size", "256"]) == 1
+    assert "visionapps/vgg_c, --size 256: " in (said := capsys.readouterr().err)
+    assert said.endswith("; its native size is 224\n")
+    assert main(["models", "unet", "--size", "64"]) == 1
+    assert "models --size: unet is a model, not a network; leave that out" in capsys.readouterr().err
     assert main(["models", "unett"]) == 1
     assert "or the model unet?" in capsys.readouterr().err
     assert main(["models", "visionapps/vggd"]) == 1

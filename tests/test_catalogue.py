@@ -249,6 +249,14 @@ def test_the_list_goes_by_pattern_and_task(capsys):
     assert {each["provider"] for each in networks["networks"]} == {"visionapps"}
     assert main(["models", "no-such-*"]) == 1
     assert "nothing is called like that" in capsys.readouterr().err
+    for words, text in (
+        (["visionapps/vgg*", "--task", "detection"], "nothing for detection is called like that; leave out --task"),
+        (["--size", "64"], "models --size: a list has none of one network's details; leave that out"),
+        (["--backbones", "resnet*", "--json"], "models --json: --backbones lists names; leave that out"),
+        (["visionapps/vgg_a", "--task", "detection"], "models --task: visionapps/vgg_a is one name; leave that out"),
+    ):
+        assert main(["models", *words]) == 1
+        assert text in capsys.readouterr().err
 
 
 # ---- one file and one line

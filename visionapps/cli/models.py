@@ -49,14 +49,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Print the list or the details that were asked for."""
     if options.backbones is not None:
+        refuse_options(options, "--backbones lists names", ("task", "all", "size", "bands", "json"))
         print(_backbone_names(options.backbones))
     elif options.name is None or _is_pattern(options.name):
+        refuse_options(options, "a list has none of one network's details", ("all", "size", "bands"))
         print(_listing(options.name or "*", options.task, options.json))
     else:
         from visionapps.cli import models_one
 
+        refuse_options(options, f"{options.name} is one name", ("task",))
         print(models_one.describe(options))
     return 0
+
+
+def refuse_options(options: argparse.Namespace, why: str, names: Iterable[str]) -> None:
+    """Raise ConfigError where options were given that would do nothing."""
+    given = [f"--{name}" for name in names if getattr(options, name) not in (None, False)]
+    if given:
+        raise ConfigError(f"models {', '.join(given)}: {why}; leave that out")
 
 
 def _is_pattern(name: str) -> bool:
@@ -85,6 +95,11 @@ def _listing(pattern: str, task: str | None, as_json: bool) -> str:
     ]
     shown = {} if task in ("segmentation", "detection") else entries()
     networks = _measured({name: each for name, each in shown.items() if fnmatch.fnmatch(name, pattern)})
+    if not models and not networks and task is not None:
+        raise ConfigError(
+            f"models {pattern} --task {task}: nothing for {task} is called like that; leave out --task to see whether "
+            "there is something for another one"
+        )
     if not models and not networks:
         raise ConfigError(
             f"models {pattern}: nothing is called like that; wildcards are * and ?, e.g. 'visionapps/vgg*'; "

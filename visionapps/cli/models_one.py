@@ -29,6 +29,9 @@ def describe(options: argparse.Namespace) -> str:
         from visionapps.models import WIRINGS  # takes a second, so only for names that may be among them
 
         if options.name in WIRINGS:
+            from visionapps.cli.models import refuse_options
+
+            refuse_options(options, f"{options.name} is a model, not a network", ("all", "size", "bands", "json"))
             return _describe_model(WIRINGS[options.name])
         if close := difflib.get_close_matches(options.name, WIRINGS, n=1):
             _require_network(options.name, f"; or the model {close[0]}?")
@@ -39,11 +42,14 @@ def describe(options: argparse.Namespace) -> str:
 def _require_network(name: str, hint: str) -> None:
     """Refuse a name of timm that it does not have, with what else could be meant."""
     from visionapps.backbones.classifiers import classifier_spec, published_frame
+    from visionapps.networks.others import UNDEFINED
 
     try:
         classifier_spec(name)
         published_frame(name)
     except ConfigError as error:
+        if any(reason in str(error) for reason in UNDEFINED.values()):  # it says what to take instead
+            raise
         raise ConfigError(f"{error}{hint}") from error
 
 
@@ -71,8 +77,14 @@ def _facts(options: argparse.Namespace) -> dict[str, Any]:
 
     name, entry = options.name, entries().get(options.name)
     network, bands = _network(name, options.bands, options.size)
-    side = options.size or (entry.native if entry else None) or network.native
-    found = anatomy(network, (bands, side, side))
+    native = (entry.native if entry else None) or network.native
+    side = options.size or native
+    try:
+        found = anatomy(network, (bands, side, side))
+    except ConfigError as error:
+        if side == native:
+            raise
+        raise ConfigError(f"{name}, --size {side}: {error}; its native size is {native}") from error
     measured = facts().get(name)
     about = {key: value for key, value in dataclasses.asdict(entry).items() if value} if entry else {}
     return {
