@@ -110,7 +110,10 @@ def test_the_sample_decides_which_ids_are_written(masks, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["{out}/none", "--out", "{out}/s.csv", "--dialect", "hrud"], "no such folder"),
-        (["{masks}", "--out", "{out}/s.csv", "--dialect", "hurd"], "neither built in (hrud, kaggle, siim, severstal, dsb2018, png, png-binary) nor a YAML file"),
+        (
+            ["{masks}", "--out", "{out}/s.csv", "--dialect", "hurd"],
+            "neither built in (hrud, kaggle, siim, severstal, dsb2018, png, png-binary) nor a YAML file",
+        ),
         (["{masks}", "--out", "{out}/s.csv", "--dialect", "hrud", "--labels", "1-2"], "6411_a: mask has label 24"),
         (["--out", "{out}/s.csv", "--dialect", "hrud"], "a folder of masks is needed to write a submission"),
         (["{masks}", "--out", "{masks}/6411_a.png", "--dialect", "hrud"], "exists already"),
