@@ -37,14 +37,15 @@ import os, signal, sys, threading
 from visionapps.inference.journal import Journal
 from visionapps.inference.network import Network
 compute, calls = Network.__call__, [0]
-add, kept = Journal.add, threading.Event()
+add, kept = Journal.add, threading.Semaphore(0)
 def store(self, *band):
     add(self, *band)
-    kept.set()
+    kept.release()
 def call(self, tiles, full=0):
     calls[0] += 1
     if calls[0] == 17:  # in the fifth row of four tiles
-        kept.wait(60)  # the thread that writes may be slow to start
+        for _ in range(3):  # the thread that writes may be behind; the row above what is missing is drawn again
+            kept.acquire(timeout=60)
         os.kill(os.getpid(), signal.SIGKILL)
     return compute(self, tiles, full=full)
 Network.__call__, Journal.add = call, store
