@@ -6,7 +6,7 @@ import albumentations
 import numpy as np
 import pytest
 from drawn import MemoryPhoto, bounds, rectangles, whole
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from visionapps.data.object_transforms import (
@@ -33,13 +33,10 @@ def agree(result, tolerance):
     """Every object lies where its grey value and its mask are, and nothing else is to be seen."""
     shown = np.zeros(result.size, bool)
     for box, label, mask in zip(result.boxes, result.labels, result.masks, strict=True):
-        if min(box[2] - box[0], box[3] - box[1]) < 4:
-            continue  # of a few pixels linear sampling leaves no pure one
-        # Grey 50 + label; where two meet or end, sampling makes other values, so that a pixel is lost at most.
+        # Grey 50 + label; where two meet or end, linear sampling mixes them, at most 3 pixels deep at these factors.
         own = np.abs(result.image[..., 0].astype(int) - 50 - int(label)) == 0
         x0, y0, x1, y1 = np.rint(box).astype(int)
-        inside = own[y0:y1, x0:x1]
-        assert inside.mean() > 0.5
+        assert own[y0 + 3 : max(y1 - 3, 0), x0 + 3 : max(x1 - 3, 0)].all()
         assert bounds(mask) == pytest.approx(box, abs=tolerance)
         shown |= mask.astype(bool)
     return shown
@@ -66,6 +63,7 @@ def test_square_pictures_get_all_eight_symmetries_and_flips_only_two():
 
 @settings(max_examples=60, deadline=None)
 @given(seeds, st.sampled_from([(1.0, 1.0), (0.5, 0.9), (1.1, 2.5), (0.4, 3.0)]))
+@example(371, (1.1, 2.5))  # of a box two pixels wide mixed pixels are the larger part
 def test_zoom_keeps_boxes_masks_and_proposals_together(seed, scale):
     example = scene()
     result = Zoom(1.0, scale)(example, np.random.default_rng(seed))
