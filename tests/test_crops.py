@@ -11,8 +11,6 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from visionapps.data.crops import (
-    CELL,
-    ClassCells,
     EpochIndices,
     EvalTiles,
     RandomCrops,
@@ -22,6 +20,8 @@ from visionapps.data.crops import (
     drawn_share,
     init_worker,
 )
+from visionapps.data.dataset import CELL
+from visionapps.data.draws import ClassCells
 from visionapps.data.transforms import aerial
 from visionapps.errors import ConfigError
 from visionapps.windows import Window
@@ -58,6 +58,9 @@ class MemoryPhoto:
     def labels(self, window):
         assert window.intersect(Window(0, 0, *self.size)) == window, "a photo is only read inside"
         return self.truth[window.slices]
+
+    def draw_labels(self, window, rng):
+        return self.labels(window)
 
 
 def photo(height, width, *, bands=3, dtype=np.uint8, seed=0, **fields):
