@@ -2,9 +2,11 @@
 
 visionapps ensemble make A B C --tta d4 --weights 2,1,1 --out all.yaml         a file that stands wherever a bundle does
 visionapps ensemble fit OOF_A OOF_B --metric dice_per_image --out all.yaml     weights fitted to out-of-fold predictions
+visionapps ensemble blend OOF_A OOF_B --weights 2,1 --out OOF_AB               their mean as one store, to tune rules on
 visionapps ensemble average top_*.ckpt --config run.yaml --out bundle          mean weights: one model, one forward pass
 
-`fit` takes stores that `visionapps folds` wrote for one plan; its members are the bundles of all folds of a store.
+`fit` takes stores that `visionapps folds` wrote for one plan; its members are the bundles of all folds of a store, and
+they look at images as the stores did. With --oof DIR it also writes the mean with these weights, as `blend` does.
 `average --config` takes new statistics of batch normalisation from crops of the run's training photos, and tells the
 scores on its validation photos; --greedy keeps only checkpoints that do not make the mean worse.
 """
@@ -31,9 +33,10 @@ if TYPE_CHECKING:
 def configure(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    steps = parser.add_subparsers(dest="step", required=True, metavar="make | fit | average")
+    steps = parser.add_subparsers(dest="step", required=True, metavar="make | fit | blend | average")
     _configure_make(steps.add_parser("make", help="write the file of an ensemble, after a look at its members"))
     _configure_fit(steps.add_parser("fit", help="weights from out-of-fold predictions"))
+    _configure_blend(steps.add_parser("blend", help="one out-of-fold store with the mean of several"))
     _configure_average(steps.add_parser("average", help="one bundle with the mean of the weights of checkpoints"))
 
 
@@ -54,8 +57,16 @@ def _configure_fit(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--photos", type=int, metavar="N", help="search on at most N photos (as many as fit in memory)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of their draw (0)")
-    _add_views(parser)
+    parser.add_argument("--oof", type=Path, metavar="DIR", help="write the blended out-of-fold store, too")
+    _add_views(parser, "those of the stores")
+    parser.set_defaults(tta=None, scales=None)
     _add_out(parser, "YAML", "file to write")
+
+
+def _configure_blend(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("stores", nargs="+", type=Path, metavar="OOF", help="out-of-fold stores of one plan")
+    parser.add_argument("--weights", metavar="W,W,...", help="how much each counts (equal)")
+    _add_out(parser, "DIR", "folder of the new store")
 
 
 def _configure_average(parser: argparse.ArgumentParser) -> None:
@@ -68,8 +79,10 @@ def _configure_average(parser: argparse.ArgumentParser) -> None:
     _add_out(parser, "BUNDLE", "folder to write")
 
 
-def _add_views(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--tta", choices=("none", "flips", "d4"), default="none", help="average mirrored views (none)")
+def _add_views(parser: argparse.ArgumentParser, usual: str = "none") -> None:
+    parser.add_argument(
+        "--tta", choices=("none", "flips", "d4"), default="none", help=f"average mirrored views ({usual})"
+    )
     parser.add_argument("--scales", metavar="S,S,...", default="1", help="average views at these scales: 0.75,1,1.25")
     parser.add_argument("--tile", type=int, metavar="PX", help="side of the tiles; needed where members' tiles differ")
 
@@ -80,16 +93,22 @@ def _add_out(parser: argparse.ArgumentParser, metavar: str, text: str) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Do one of the three."""
+    """Do one of them."""
     refuse_existing(options.out, options.overwrite)
     from visionapps.runtime import keep_freed_memory
 
     keep_freed_memory()  # before the first tensor
-    steps: dict[str, Callable[[argparse.Namespace], int]] = {"make": _make, "fit": _fit, "average": _average}
+    steps: dict[str, Callable[[argparse.Namespace], int]] = {
+        "make": _make,
+        "fit": _fit,
+        "blend": _blend,
+        "average": _average,
+    }
     return steps[options.step](options)
 
 
 def _make(options: argparse.Namespace) -> int:
+    _require_yaml(options.out)
     weights = _weights(options.weights, len(options.bundles), "bundles")
     _save(_spec(options, list(zip(options.bundles, weights or [1.0] * len(options.bundles), strict=True))), options)
     return 0
@@ -106,11 +125,14 @@ def _spec(
     return EnsembleSpec(made, options.tta, scales, options.tile, fitted or {})
 
 
-def _save(spec: "EnsembleSpec", options: argparse.Namespace) -> None:
+def _require_yaml(out: Path) -> None:
     from visionapps.competition.ensemble import is_spec
 
-    if not is_spec(options.out):
-        raise ConfigError(f"{options.out}: the file of an ensemble ends in .yaml, by which verbs know it")
+    if not is_spec(out):
+        raise ConfigError(f"{out}: the file of an ensemble ends in .yaml, by which verbs know it")
+
+
+def _save(spec: "EnsembleSpec", options: argparse.Namespace) -> None:
     spec.require_fitting()
     spec.save(options.out, options.overwrite)
     total = sum(spec.weights)
@@ -215,12 +237,17 @@ class _Photos:
 
 
 def _fit(options: argparse.Namespace) -> int:
+    from visionapps.competition.blend import members_of, refuse_target
     from visionapps.competition.oof import OofStore
     from visionapps.competition.weights import fit_weights, require_one_plan
     from visionapps.metrics.competition import build_metric
 
+    _require_yaml(options.out)
     stores = [OofStore.open(folder) for folder in options.stores]
     require_one_plan(stores)
+    _take_views(options, stores)
+    if options.oof is not None:
+        refuse_target(options.oof, options.stores, options.overwrite)
     metric: dict[str, Any] = {"name": options.metric}
     metric |= {"empty": options.empty} if options.empty else {}
     if options.exclude:
@@ -235,20 +262,54 @@ def _fit(options: argparse.Namespace) -> int:
     )
     _print_fit(options.stores, fitted)
     members = [
-        (_bundle_of(store, fold, member), weight / store.k)
+        (bundle, weight * share / store.k)
         for store, weight in zip(stores, fitted.weights, strict=True)
-        for fold, member in sorted(store.members.items())
+        for fold in sorted(store.members)
+        for bundle, share in members_of(store, fold)
         if weight > 0
     ]
+    spec = _spec(options, members, {"metric": metric} | fitted.to_dict([str(path) for path in options.stores]))
+    spec.require_fitting()
+    if options.oof is not None:
+        _write_blend(stores, fitted.weights, options.oof, options.overwrite)
     print()
-    _save(_spec(options, members, {"metric": metric} | fitted.to_dict([str(path) for path in options.stores])), options)
+    _save(spec, options)
     return 0
 
 
-def _bundle_of(store: "OofStore", fold: int, member: dict[str, Any]) -> Path:
-    """The bundle of a fold: where the store says, or beside the store, where `visionapps folds` leaves it."""
-    said, beside = Path(member["bundle"]), store.folder.parent / f"fold_{fold}" / "bundle"
-    return beside if not said.is_dir() and beside.is_dir() else said
+def _take_views(options: argparse.Namespace, stores: "Sequence[OofStore]") -> None:
+    """Where the options do not say how the ensemble looks at a tile: as its stores were predicted."""
+    from visionapps.competition.blend import views_of
+
+    if options.tta is None or options.scales is None:
+        flips, scales = views_of(stores)
+        options.tta = options.tta or flips
+        options.scales = options.scales or ",".join(f"{scale:g}" for scale in scales)
+
+
+def _blend(options: argparse.Namespace) -> int:
+    from visionapps.competition.oof import OofStore
+
+    stores = [OofStore.open(folder) for folder in options.stores]
+    weights = _weights(options.weights, len(stores), "stores") or [1.0] * len(stores)
+    _write_blend(stores, weights, options.out, options.overwrite)
+    print(f"next      visionapps tune {options.out} --out RULES.yaml")
+    return 0
+
+
+def _write_blend(stores: "Sequence[OofStore]", weights: Sequence[float], out: Path, overwrite: bool) -> None:
+    """Write the mean of stores, and tell what it is worth."""
+    from tqdm import tqdm
+
+    from visionapps.competition.blend import blend
+    from visionapps.competition.predicting import cross_validate
+
+    with tqdm(desc="blending", total=len(stores[0].names), unit="photo", disable=None, leave=False) as bar:
+        found = blend(stores, weights, out, overwrite=overwrite, progress=lambda _: bar.update() and None)
+    print(f"\nblended   {out}")
+    if all(photo.truth for photo in found.photos.values()):
+        pooled = cross_validate(found).pooled
+        print(f"          mean Dice {pooled.mean_dice:.4f}, mean IoU {pooled.mean_iou:.4f} of all photos together")
 
 
 def _print_fit(stores: Sequence[Path], fitted: "Fitted") -> None:

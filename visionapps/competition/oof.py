@@ -10,11 +10,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from visionapps.data.folds import FoldPlan
 from visionapps.data.images import resize_image, resize_labels
 from visionapps.errors import ConfigError, DataError, OutputError
 from visionapps.files import whole_output
@@ -26,6 +25,20 @@ from visionapps.windows import Window
 INDEX, FOLD_INDEX = "oof.json", "fold.json"
 FORMAT = 1
 LEVELS = 255  # a probability p is stored as round(255 * p)
+
+
+class Folds(Protocol):
+    """What a store has to know of a fold plan; see FoldPlan."""
+
+    @property
+    def k(self) -> int: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def folds(self) -> Mapping[str, int]: ...
+    def names(self, fold: int) -> tuple[str, ...]: ...
 
 
 @dataclass(frozen=True)
@@ -175,7 +188,7 @@ class OofWriter:
         folder: Path,
         *,
         labels: LabelSpace,
-        plan: FoldPlan,
+        plan: Folds,
         size: tuple[int, int] | None = None,
         how: Mapping[str, Any] | None = None,
     ) -> None:

@@ -89,7 +89,16 @@ def to_levels(planes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     Returns:
         (K, h, w) uint8, round(255 * p) within two levels; 0 in all planes where there is no data.
     """
-    levels = np.asarray(_TO_STORE[planes])
+    return keep_labels(np.asarray(_TO_STORE[planes]), labels)
+
+
+def keep_labels(levels: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Raise the plane of the label over the others where rounding made another class as large; 255 is no label.
+
+    Args:
+        levels: (K, h, w) uint8, changed in place.
+        labels: (h, w) uint8 of the scores before they were rounded.
+    """
     first = argmax_labels(torch.from_numpy(levels)[None])[0].numpy()
     rows, cols = np.nonzero((first != labels) & (labels != INVALID))
     if len(rows):

@@ -20,7 +20,7 @@ from visionapps.structures import IGNORE
 
 Method = Literal["best", "equal", "likelihood", "greedy", "simplex"]
 Weights = tuple[float, ...]
-_GRID = 840  # weights are whole parts of it: 2 to 8 members can be equal, and sums of parts and levels are exact
+GRID = 840  # weights are whole parts of it: 2 to 8 members can be equal, and sums of parts and levels are exact
 _ADDED = 20  # members that the greedy search adds at most
 _TRIES = 40  # evaluations of the simplex search
 _SAMPLED = 2000  # pixels of a photo that the likelihood looks at
@@ -64,8 +64,12 @@ class Fitted:
         }
 
 
-def require_one_plan(stores: Sequence[OofStore]) -> None:
+def require_one_plan(stores: Sequence[OofStore], *, judged: bool = True) -> None:
     """Refuse stores whose photos were not predicted by the same folds.
+
+    Args:
+        stores: one at least.
+        judged: true labels are needed, too.
 
     Raises:
         DataError: a fold is missing, truths are, or plans, classes or sizes differ; both stores are named.
@@ -91,7 +95,7 @@ def require_one_plan(stores: Sequence[OofStore]) -> None:
                     f"{_size(first, name)}; write both with the same --oof-size"
                 )
         lacking = [name for name, photo in first.photos.items() if not photo.truth]
-        if lacking:
+        if judged and lacking:
             raise DataError(f"{first.folder}: {lacking[0]} has no true labels, by which weights could be judged")
 
 
@@ -178,7 +182,7 @@ class _Judge:
         """(I, ...) counts of every photo."""
         key = on_grid(weights)
         if key not in self._known:
-            pairs, parts = zip(self._stacks, self._truths, strict=True), [round(weight * _GRID) for weight in key]
+            pairs, parts = zip(self._stacks, self._truths, strict=True), [round(weight * GRID) for weight in key]
             self._known[key] = np.stack([self.metric.count(mixed(stack, parts), truth) for stack, truth in pairs])
         return self._known[key]
 
@@ -304,11 +308,11 @@ def descend(start: Sequence[float], rate: Callable[[Sequence[float]], float]) ->
 
 def on_grid(weights: Sequence[float] | NDArray[np.floating[Any]]) -> Weights:
     """Weights that sum to 1, in whole parts of the grid: the largest remainders get what rounding down leaves."""
-    exact = np.asarray(weights, float) / np.sum(weights) * _GRID
+    exact = np.asarray(weights, float) / np.sum(weights) * GRID
     parts = np.floor(exact + 1e-9)
     order = np.argsort(parts - exact, kind="stable")
-    parts[order[: round(_GRID - parts.sum())]] += 1
-    return tuple(float(part) / _GRID for part in parts)
+    parts[order[: round(GRID - parts.sum())]] += 1
+    return tuple(float(part) / GRID for part in parts)
 
 
 def _true_scores(
