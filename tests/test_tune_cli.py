@@ -11,14 +11,15 @@ import yaml
 from PIL import Image
 
 from visionapps.cli.main import main
+from visionapps.competition.ensemble import EnsembleSpec, Member
 from visionapps.competition.finishing import Finishing, read_rules
 from visionapps.competition.oof import OofWriter
 from visionapps.competition.postprocess import PostProcess, Rule
 from visionapps.competition.predicting import to_levels
 from visionapps.data.folding import plan_folds
 from visionapps.data.folds import FoldItem
-from visionapps.errors import DataError
-from visionapps.inference.bundle import Bundle, load
+from visionapps.errors import ConfigError, DataError
+from visionapps.inference.bundle import Bundle, description_of, load
 from visionapps.inference.engine import Engine, Scene
 from visionapps.inference.network import Network
 from visionapps.inference.products import Products
@@ -144,6 +145,72 @@ def test_a_bundle_keeps_its_rules_and_none_leaves_them_out(home, tmp_path):
         scores.append(json.loads(out.read_text())["accuracy"])
     truth = np.asarray(Image.open(home / "masks" / "x.png"))
     assert scores == pytest.approx([(with_rules == truth).mean(), (planes[0] == truth).mean()])
+
+
+def test_a_bundle_with_rules_has_a_format_that_readers_without_rules_refuse(home, tmp_path):
+    bundle = load(home / "bundle")
+    for number, packed, rules in ((1, False, None), (2, True, None), (3, False, RULES), (4, True, RULES)):
+        plain = None if rules is None else rules.to_dict(LABELS.names)
+        replace(bundle, packed=packed, postprocess=plain).save(tmp_path / str(number))
+        assert description_of(tmp_path / str(number))["format"] == number  # others read 1, or 1 and 2
+        saved = load(tmp_path / str(number))
+        assert (saved.packed, saved.postprocess) == (packed, plain)
+        for name, tensor in bundle.model.state_dict().items():
+            assert torch.equal(saved.model.state_dict()[name], tensor)
+
+
+def test_an_ensemble_keeps_its_own_rules_and_predict_and_evaluate_obey_them(home, tmp_path, capsys):
+    members = tuple(Member(tmp_path / name) for name in ("a", "b"))
+    for member in members:  # two of a kind, whose mean is that of one; their own rules must not count
+        no_roads = PostProcess((Rule(), Rule(threshold=1.0), Rule()))
+        replace(load(home / "bundle"), postprocess=no_roads.to_dict(LABELS.names)).save(member.bundle)
+    planes, file = planes_of(home), rules_file(tmp_path / "rules.yaml", RULES)
+    plain, wanted = RULES.to_dict(LABELS.names), RULES.apply(to_levels(planes[2:], planes[0]))
+    for name, rules, expected in (("inline", plain, wanted), ("file", file, wanted), ("none", None, planes[0])):
+        spec = tmp_path / f"{name}.yaml"
+        EnsembleSpec(members, postprocess=rules).save(spec)
+        read = EnsembleSpec.load(spec)
+        assert read.rules(LABELS, spec) == (RULES if rules else None)
+        out = tmp_path / f"maps_{name}"
+        assert main(["predict", str(spec), str(home / "photos"), "--out", str(out), *FIXED]) == 0
+        np.testing.assert_array_equal(np.asarray(Image.open(out / "x.png")), expected)
+    assert yaml.safe_load((tmp_path / "file.yaml").read_text())["postprocess"] == "rules.yaml"  # moves with its files
+    photos = ["--images", str(home / "photos"), "--masks", str(home / "masks"), *FIXED]
+    assert main(["evaluate", str(tmp_path / "inline.yaml"), *photos, "--json", str(tmp_path / "scores.json")]) == 0
+    truth = np.asarray(Image.open(home / "masks" / "x.png"))
+    assert json.loads((tmp_path / "scores.json").read_text())["accuracy"] == pytest.approx((wanted == truth).mean())
+
+
+def test_tune_writes_rules_into_the_file_of_an_ensemble(home, tmp_path, capsys):
+    load(home / "bundle").save(tmp_path / "bundle")
+    spec = tmp_path / "all.yaml"
+    EnsembleSpec((Member(tmp_path / "bundle"),), flips="d4", fitted={"method": "equal"}).save(spec)
+    command = ["tune", str(home / "oof"), "--rules", "threshold", "--into", str(spec)]
+    assert main([*command, "--out", str(tmp_path / "tuned.yaml")]) == 0
+    tuned, found = yaml.safe_load((tmp_path / "tuned.yaml").read_text()), EnsembleSpec.load(spec)
+    assert found.postprocess == tuned["postprocess"]
+    assert (found.flips, found.fitted["method"], found.fitted["tuned"]["scores"]) == ("d4", "equal", tuned["scores"])
+    assert found.bundles[0].samefile(tmp_path / "bundle")
+    assert main(command) == 1
+    assert f"{spec}: has rules already; replace them with --overwrite" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+
+
+def test_rules_of_an_ensemble_that_are_not_for_its_classes_are_refused_with_the_names(home, tmp_path, capsys):
+    load(home / "bundle").save(tmp_path / "bundle")
+    spec = tmp_path / "all.yaml"
+    plain = {"members": ["bundle"], "postprocess": {"rules": {"rof": {"min_area": 9}}}}
+    spec.write_text(yaml.safe_dump(plain))
+    assert main(["predict", str(spec), str(home / "photos"), "--out", str(tmp_path / "maps"), *FIXED]) == 1
+    text = capsys.readouterr().err
+    assert f"{spec}: post-processing of rof: post-processing: no class 'rof'; there are roof, road, tree" in text
+    for wrong, message in (
+        ([1], "postprocess .1.: expected rules, "),
+        ("gone.yaml", "gone.yaml: cannot be read as rul"),
+    ):
+        spec.write_text(yaml.safe_dump(plain | {"postprocess": wrong}))
+        with pytest.raises(ConfigError, match=message):
+            EnsembleSpec.load(spec).rules(LABELS, spec)
 
 
 def test_the_confidence_is_that_of_the_label_that_is_drawn(home):

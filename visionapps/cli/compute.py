@@ -94,7 +94,7 @@ def take_ensemble(options: argparse.Namespace) -> None:
         raise ConfigError(f"{options.bundle}: the ensemble's file says this itself; leave out {', '.join(given)}")
     spec = EnsembleSpec.load(options.bundle)
     spec.require_fitting()
-    options.ensemble, options.bundle = spec, spec.bundles[0]
+    options.ensemble, options.ensemble_file, options.bundle = spec, options.bundle, spec.bundles[0]
     options.tile = spec.tile if options.tile is None else options.tile
 
 
@@ -107,27 +107,36 @@ def ensemble_of(options: argparse.Namespace) -> "EnsembleSpec | None":
 def add_rules_option(parser: argparse.ArgumentParser) -> None:
     """How labels follow from probabilities."""
     parser.add_argument(
-        "--postprocess", metavar="FILE", help="rules that `visionapps tune` wrote (the bundle's); none: without any"
+        "--postprocess",
+        metavar="FILE",
+        help="rules that `visionapps tune` wrote (the bundle's or ensemble's); none: without any",
     )
 
 
 def make_finish(bundle: "Bundle", options: argparse.Namespace, extras: tuple[str, ...] = ()) -> "Finishing | None":
-    """The rules of the options, or of a bundle that stands alone; None where there are none."""
-    given = getattr(options, "postprocess", None)
-    if given == "none" or (given is None and bundle.postprocess is None):
-        return None
-    if given is None and (ensemble_of(options) or getattr(options, "member", None)):
+    """The rules of the options, of an ensemble's file, or of a bundle that stands alone; None where there are none."""
+    given, ensemble = getattr(options, "postprocess", None), ensemble_of(options)
+    stored = ensemble.postprocess if ensemble else bundle.postprocess
+    together = ensemble is not None or bool(getattr(options, "member", None))
+    if given is None and together and bundle.postprocess is not None and (ensemble is None or stored is None):
         log.warning(
-            "%s: its rules were tuned on its own scores, so an ensemble does not take them; give --postprocess FILE",
+            "%s: its rules were tuned on its own scores, so an ensemble does not take them; give --postprocess FILE%s",
             options.bundle,
+            ", or postprocess: in the ensemble's file" if ensemble else "",
         )
+        return None
+    if given == "none" or (given is None and stored is None):
         return None
     from visionapps.competition.finishing import Finishing, read_rules, rules_of
     from visionapps.inference.products import Products
 
-    process = read_rules(Path(given), bundle.labels) if given else None
-    process = process or rules_of(bundle.postprocess, bundle.labels, options.bundle)
-    assert process is not None
+    if given is not None:
+        process = read_rules(Path(given), bundle.labels)
+    elif ensemble is not None:
+        process = ensemble.rules(bundle.labels, options.ensemble_file)
+    else:
+        process = rules_of(bundle.postprocess, bundle.labels, options.bundle)
+    assert process is not None, "there are rules"
     return Finishing(process, bundle.labels, Products(extras))  # type: ignore[arg-type]  # checked there
 
 

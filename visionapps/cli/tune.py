@@ -1,7 +1,8 @@
 """Tune the rules after the network on out-of-fold predictions, by the competition's own metric; no image is read.
 
 visionapps tune runs/x_folds/oof --metric dice_per_image --empty one --rules threshold,min_area,holes --out tuned.yaml
-visionapps tune runs/x_folds/oof --metric metric.yaml --into runs/x_folds/fold_0/bundle    and bundles obey the rules
+visionapps tune runs/x_folds/oof --metric metric.yaml --into runs/x_folds/fold_0/bundle    and the bundle obeys the rules
+visionapps tune runs/x_folds/oof --metric metric.yaml --into all.yaml                      and so does an ensemble
 
 Rules: threshold; triplet (a seed threshold, and a lower one down to which it grows); min_area of components;
 min_present pixels of a class in a photo; keep the largest components; holes that are filled. The table ends with what
@@ -19,6 +20,7 @@ from visionapps.errors import ConfigError
 from visionapps.files import refuse_existing, whole_output
 
 if TYPE_CHECKING:
+    from visionapps.competition.ensemble import EnsembleSpec
     from visionapps.competition.nested import Tuned
     from visionapps.competition.oof import OofStore
     from visionapps.inference.bundle import Bundle
@@ -33,9 +35,14 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("oof", type=Path, help="folder of out-of-fold predictions that `visionapps folds` wrote")
     parser.add_argument("--out", type=Path, metavar="FILE", help="write rules and scores there, as YAML")
     parser.add_argument(
-        "--into", type=Path, action="append", default=[], metavar="BUNDLE", help="save the rules with this bundle"
+        "--into",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="BUNDLE",
+        help="save the rules with this bundle, or in this file of an ensemble",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace FILE, and rules that a bundle has")
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE, and rules that BUNDLE has")
     metric = parser.add_argument_group("metric")
     metric.add_argument("--metric", default="dice_per_image", metavar="NAME", help="or a YAML file (dice_per_image)")
     metric.add_argument(
@@ -73,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
 
     store = OofStore.open(options.oof)
     store.require_whole()
-    bundles = _bundles(options, store)
+    targets = [_target(folder, store, options.overwrite) for folder in options.into]
     if options.config is not None:
         _require_classes(options.config, store)
     metric = _metric(options, store.labels.names)
@@ -89,25 +96,29 @@ def run(options: argparse.Namespace) -> int:
     }
     if tuned.nested.score <= tuned.before.score:
         print("warning: on photos that rules were not tuned on they gain nothing; try fewer rules", file=sys.stderr)
-    _save(options, plain, bundles)
+    _save(options, plain, targets)
     return 0
 
 
-def _bundles(options: argparse.Namespace, store: "OofStore") -> "list[Bundle]":
-    """Those that will keep the rules, looked at before anything is computed."""
-    if not options.into:
-        return []
-    from visionapps.inference.bundle import load
+def _target(path: Path, store: "OofStore", overwrite: bool) -> "Bundle | EnsembleSpec":
+    """What will keep the rules, looked at before anything is computed."""
+    from visionapps.competition.ensemble import EnsembleSpec, is_spec
+    from visionapps.inference.bundle import description_of, load
     from visionapps.inference.evaluation import require_same_classes
+    from visionapps.structures import LabelSpace
 
-    found = []
-    for folder in options.into:
-        bundle = load(folder)
-        require_same_classes(bundle.labels, store.labels, str(folder))
-        assert bundle.segmentor is not None  # or an error says what it is
-        if bundle.postprocess is not None and not options.overwrite:
-            raise ConfigError(f"{folder}: has rules already; replace them with --overwrite")
-        found.append(bundle)
+    found: Bundle | EnsembleSpec
+    if is_spec(path):
+        found = EnsembleSpec.load(path)
+        found.require_fitting()
+        labels = LabelSpace.from_dict(description_of(found.bundles[0])["labels"])
+    else:
+        found = load(path)
+        labels = found.labels
+        assert found.segmentor is not None  # or an error says what it is
+    require_same_classes(labels, store.labels, str(path))
+    if found.postprocess is not None and not overwrite:
+        raise ConfigError(f"{path}: has rules already; replace them with --overwrite")
     return found
 
 
@@ -178,7 +189,7 @@ def _table(tuned: "Tuned", names: Sequence[str], background: int | None) -> str:
     )
 
 
-def _save(options: argparse.Namespace, plain: dict[str, Any], bundles: "list[Bundle]") -> None:
+def _save(options: argparse.Namespace, plain: dict[str, Any], targets: "list[Bundle | EnsembleSpec]") -> None:
     import yaml
 
     if options.out is not None:
@@ -187,10 +198,15 @@ def _save(options: argparse.Namespace, plain: dict[str, Any], bundles: "list[Bun
         print(f"rules: {options.out}")
     from dataclasses import replace
 
-    for folder, bundle in zip(options.into, bundles, strict=True):
-        card = {**bundle.card, "tuned": {key: value for key, value in plain.items() if key != "postprocess"}}
-        replace(bundle, postprocess=plain["postprocess"], card=card).save(folder, overwrite=True)
-        print(f"rules saved with {folder}")
+    from visionapps.competition.ensemble import EnsembleSpec
+
+    rules, worth = plain["postprocess"], {"tuned": {key: plain[key] for key in plain if key != "postprocess"}}
+    for path, target in zip(options.into, targets, strict=True):
+        if isinstance(target, EnsembleSpec):
+            replace(target, postprocess=rules, fitted={**target.fitted, **worth}).save(path, overwrite=True)
+        else:
+            replace(target, postprocess=rules, card={**target.card, **worth}).save(path, overwrite=True)
+        print(f"rules saved with {path}")
 
 
 def _bar(names: Sequence[str], text: str) -> Iterator[str]:

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import yaml
 
@@ -18,10 +18,14 @@ from visionapps.files import whole_output
 from visionapps.inference.bundle import description_of, purpose_of
 from visionapps.inference.views import Flips, Views
 from visionapps.inference.work import Computing
+from visionapps.structures import LabelSpace
+
+if TYPE_CHECKING:
+    from visionapps.competition.postprocess import PostProcess
 
 FORMAT = 1
 SUFFIXES = (".yaml", ".yml")
-_KEYS = ("ensemble", "members", "flips", "scales", "tile", "fitted")
+_KEYS = ("ensemble", "members", "flips", "scales", "tile", "postprocess", "fitted")
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,10 @@ class EnsembleSpec:
         scales: of the tile, each combined with each flip.
         tile: side in pixels of the tiles that are drawn; None: chosen as for one bundle. Members that were trained on
             tiles of different sides need one, since it is not clear how much each shall see.
-        fitted: free plain data for people: how the weights were found.
+        fitted: free plain data for people: how the weights were found, and what the rules are worth.
+        postprocess: rules that turn the mean probabilities into labels, as plain data, see
+            visionapps.competition.postprocess; or the file that has them, as `visionapps tune` writes it. None: the
+            argmax; rules of the members are not obeyed, which were tuned on other scores.
     """
 
     members: tuple[Member, ...]
@@ -62,6 +69,7 @@ class EnsembleSpec:
     scales: tuple[float, ...] = (1.0,)
     tile: int | None = None
     fitted: Mapping[str, Any] = field(default_factory=dict)
+    postprocess: Mapping[str, Any] | Path | None = None
 
     def __post_init__(self) -> None:
         if not self.members:
@@ -104,6 +112,22 @@ class EnsembleSpec:
         """
         return Computing(bundles=self.bundles, weights=self.weights, views=self.views, **settings)
 
+    def rules(self, labels: LabelSpace, where: Path) -> "PostProcess | None":
+        """The rules for the members' classes; None where there are none.
+
+        Args:
+            labels: of the members.
+            where: the file of the ensemble, for what errors say.
+
+        Raises:
+            ConfigError: a file of rules cannot be read, or they are not for these classes.
+        """
+        from visionapps.competition.finishing import read_rules, rules_of  # numba takes a while to import
+
+        if isinstance(self.postprocess, Path):
+            return read_rules(self.postprocess, labels)
+        return rules_of(self.postprocess, labels, where)
+
     def require_fitting(self) -> None:
         """Refuse members that cannot be averaged; weights are not read.
 
@@ -144,6 +168,11 @@ class EnsembleSpec:
             "scales": list(self.scales),
         }
         found |= {"tile": self.tile} if self.tile is not None else {}
+        if isinstance(self.postprocess, Path):
+            file = self.postprocess if base is None else os.path.relpath(self.postprocess, base)
+            found["postprocess"] = str(file)
+        elif self.postprocess is not None:
+            found["postprocess"] = dict(self.postprocess)
         return found | ({"fitted": dict(self.fitted)} if self.fitted else {})
 
     @classmethod
@@ -169,6 +198,7 @@ class EnsembleSpec:
                 scales=tuple(float(scale) for scale in data.get("scales") or [1.0]),
                 tile=None if data.get("tile") is None else int(data["tile"]),
                 fitted=dict(data.get("fitted") or {}),
+                postprocess=_rules(data.get("postprocess"), base or Path()),
             )
         except ConfigError as error:
             raise ConfigError(f"{where}: {error}") from error
@@ -210,6 +240,14 @@ def _member(item: Any, base: Path, where: str) -> Member:
     if not isinstance(item, Mapping) or not isinstance(item.get("bundle"), str) or set(item) - {"bundle", "weight"}:
         raise ConfigError(f"{where}: member {item!r}: expected a folder, or {{bundle: FOLDER, weight: NUMBER}}")
     return Member(base / item["bundle"], float(item.get("weight", 1.0)))
+
+
+def _rules(value: Any, base: Path) -> Mapping[str, Any] | Path | None:
+    if isinstance(value, str) and value:
+        return base / value
+    if value is None or isinstance(value, Mapping):
+        return value
+    raise ConfigError(f"postprocess {value!r}: expected rules, {{rules: {{roof: {{min_area: 9}}}}}}, or a file of them")
 
 
 def _flips(value: Any) -> Any:

@@ -18,16 +18,20 @@ from torch import Tensor
 
 from visionapps import __version__
 from visionapps.classification.base import Classifier
+from visionapps.data.seen import Seen
 from visionapps.detection.base import Detector, Limits
 from visionapps.errors import OutputError, VisionAppsError, WeightsError
 from visionapps.files import whole_output
 from visionapps.inference.packed import pack_state, unpack_state
+from visionapps.inference.seen_files import SEEN, seen_of, stored_seen
 from visionapps.models import CLASSIFIERS, DETECTORS, SEGMENTORS, build
 from visionapps.segmentation.base import Segmentor
 from visionapps.structures import Frame, InputSpec, LabelSpace, Rescale
 
 FORMAT = 1  # raise it when an older reader would misread model.yaml
 PACKED_FORMAT = 2  # the same with packed weights; older readers know only 1, and refuse it by its number
+_RULED = 2  # added for rules, which readers of formats 1 and 2 would leave out without a word
+_FORMATS = (FORMAT, PACKED_FORMAT, FORMAT + _RULED, PACKED_FORMAT + _RULED)
 MODEL, WEIGHTS, CARD = "model.yaml", "weights.safetensors", "card.json"
 CHECKPOINT_KEY = "visionapps"  # what a training checkpoint says about its model stands under this key
 _PACKED = "packed"  # names of packed tensors, as JSON in the header of the weights
@@ -58,6 +62,7 @@ class Bundle:
         postprocess: of a segmentation model: rules that turn its probabilities into labels, as plain data, see
             visionapps.competition.postprocess; None: the argmax.
         packed: weights are written in as few bytes as they need, without loss; see visionapps.inference.packed.
+        seen: of a segmentation model: the photos that trained it; None: not known.
     """
 
     model: Segmentor | Detector | Classifier
@@ -71,6 +76,7 @@ class Bundle:
     frame: Frame | None = None
     packed: bool = False
     postprocess: Mapping[str, Any] | None = None
+    seen: Seen | None = None
 
     def __post_init__(self) -> None:
         if self.model.num_classes != len(self.labels):
@@ -151,7 +157,7 @@ class Bundle:
         if folder.is_dir() and any(folder.iterdir()) and not (folder / MODEL).exists():
             raise OutputError(f"{folder}: holds other files and no {MODEL}, so it is not replaced; choose a new folder")
         head = {
-            "format": PACKED_FORMAT if self.packed else FORMAT,
+            "format": (PACKED_FORMAT if self.packed else FORMAT) + _RULED * (self.postprocess is not None),
             "recipe": self.model.recipe,
             "spec": self.spec.to_dict(),
             "labels": self.labels.to_dict(),
@@ -176,6 +182,8 @@ class Bundle:
             (part / MODEL).write_text(yaml.safe_dump(head, sort_keys=False))
             (part / CARD).write_text(json.dumps(card, indent=2) + "\n")
             save_file(state, part / WEIGHTS, packed)
+            if self.seen is not None:
+                self.seen.save(part / SEEN)
             (part / WEIGHTS).chmod((part / MODEL).stat().st_mode)  # safetensors writes for the owner alone
 
 
@@ -190,8 +198,9 @@ def load(folder: Path) -> Bundle:
     """
     head = _read_head(folder)
     card = _mapping(folder / CARD, json.loads, json.JSONDecodeError)
-    packed = head["format"] == PACKED_FORMAT
-    return _assemble({**head, "packed": packed}, _weights(folder / WEIGHTS, packed=packed), card, where=folder / MODEL)
+    packed = head["format"] in (PACKED_FORMAT, PACKED_FORMAT + _RULED)
+    more = {"packed": packed, "seen": seen_of(folder)}
+    return _assemble({**head, **more}, _weights(folder / WEIGHTS, packed=packed), card, where=folder / MODEL)
 
 
 def purpose_of(folder: Path) -> Purpose:
@@ -227,10 +236,11 @@ def _read_head(folder: Path) -> dict[str, Any]:
     if missing:
         raise WeightsError(f"{folder}: {' and '.join(missing)} missing; a bundle is a folder that export wrote, whole")
     head = _mapping(folder / MODEL, yaml.safe_load, yaml.YAMLError)
-    if head.get("format") not in (FORMAT, PACKED_FORMAT):
+    if head.get("format") not in _FORMATS:
         raise WeightsError(
-            f"{folder / MODEL}: bundle format {head.get('format')!r}, but visionapps {__version__} reads {FORMAT} and "
-            f"{PACKED_FORMAT}; export the checkpoint again with this version, or install the one that wrote the bundle"
+            f"{folder / MODEL}: bundle format {head.get('format')!r}, but visionapps {__version__} reads "
+            f"{', '.join(map(str, _FORMATS))}; export the checkpoint again with this version, or install the one that "
+            "wrote the bundle"
         )
     return head
 
@@ -272,7 +282,7 @@ def from_checkpoint(path: Path) -> Bundle:
     weights = {k.removeprefix(_PREFIX): v for k, v in checkpoint["state_dict"].items() if k.startswith(_PREFIX)}
     training = {name: checkpoint[name] for name in ("epoch", "global_step") if name in checkpoint}
     card = {"checkpoint": path.name, **training, "metrics": dict(head.get("metrics") or {})}
-    return _assemble(head, weights, card, where=path)
+    return _assemble({**head, "seen": stored_seen(head.get("seen"), str(path))}, weights, card, where=path)
 
 
 def _assemble(head: Mapping[str, Any], state: Mapping[str, Tensor], card: dict[str, Any], *, where: Path) -> Bundle:
@@ -307,6 +317,7 @@ def _assemble(head: Mapping[str, Any], state: Mapping[str, Tensor], card: dict[s
             frame=frame,
             packed=bool(head.get("packed")),
             postprocess=head.get("postprocess"),
+            seen=head.get("seen"),
         )
     except WeightsError as error:
         raise WeightsError(f"{where}: {error}") from error
