@@ -206,7 +206,7 @@ def test_rules_of_an_ensemble_that_are_not_for_its_classes_are_refused_with_the_
     assert f"{spec}: post-processing of rof: post-processing: no class 'rof'; there are roof, road, tree" in text
     for wrong, message in (
         ([1], "postprocess .1.: expected rules, "),
-        ("gone.yaml", "gone.yaml: cannot be read as rul"),
+        ("gone.yaml", "gone.yaml: cannot be read"),
     ):
         spec.write_text(yaml.safe_dump(plain | {"postprocess": wrong}))
         with pytest.raises(ConfigError, match=message):
