@@ -1,8 +1,8 @@
 """Tune the rules after the network on out-of-fold predictions, by the competition's own metric; no image is read.
 
 visionapps tune runs/x_folds/oof --metric dice_per_image --empty one --rules threshold,min_area,holes --out tuned.yaml
-visionapps tune runs/x_folds/oof --metric metric.yaml --into runs/x_folds/fold_0/bundle    and the bundle obeys the rules
-visionapps tune runs/x_folds/oof --metric metric.yaml --into all.yaml                      and so does an ensemble
+visionapps tune runs/x_folds/oof --metric metric.yaml --into runs/x_folds/fold_0/bundle   and the bundle obeys the rules
+visionapps tune runs/x_folds/oof --metric metric.yaml --into all.yaml                     and so does an ensemble
 
 Rules: threshold; triplet (a seed threshold, and a lower one down to which it grows); min_area of components;
 min_present pixels of a class in a photo; keep the largest components; holes that are filled. The table ends with what
