@@ -1,20 +1,43 @@
 """One photo from its files into the store, with everything that is wrong with it."""
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from visionapps.data.dataset import Dataset, Pair
+from visionapps.data.dataset import Dataset, Pair, Policies, Problem
 from visionapps.data.images import Header, MissingBand, read_header, read_image, read_mask, resize_image, resize_labels
 from visionapps.data.labels import MaskCoding, RawMask, UnknownValues
 from visionapps.data.likeness import thumbnail
+from visionapps.data.seen import content
+from visionapps.data.soft import largest, read_soft, resize_soft
 from visionapps.data.store import Entry, Finding, Store, photo_key
 from visionapps.errors import DataError
 
 _CONTENT_POLICIES = ("size_mismatch", "unknown_values", "soft_mask")  # they change what is stored
+
+
+class Stored(NamedTuple):
+    """A photo that went into a store, or could not."""
+
+    pair: Pair
+    entry: Entry
+
+
+def judged(stored: Iterable[Stored], policies: Policies) -> list[Problem]:
+    """What the policies make of the findings."""
+    problems = []
+    for pair, entry in stored:
+        actions = [policies.action(f.kind) for f in entry.findings]
+        if not entry.folder and not {"error", "dropped"} & set(actions):
+            actions = ["error"] * len(actions)  # the policy was to mend it, but that cannot be done
+        problems += [
+            Problem(f.kind, str(pair.image if f.kind == "bands" else pair.mask or pair.image), f.message, action)
+            for f, action in zip(entry.findings, actions, strict=True)
+        ]
+    return problems
 
 
 @dataclass(frozen=True)
@@ -25,11 +48,13 @@ class Ingest:
         dataset: what was asked for.
         coding: its class table.
         store: where decoded photos are kept.
+        planes: of soft labels: the plane of their files that belongs to each of the K classes; None: masks hold ids.
     """
 
     dataset: Dataset
     coding: MaskCoding
     store: Store
+    planes: tuple[int, ...] | None = None
 
     def key(self, pair: Pair) -> str:
         """Under which a photo is stored."""
@@ -40,12 +65,14 @@ class Ingest:
             "resize": data.resize,
             "policies": [getattr(policies, kind) for kind in _CONTENT_POLICIES],
         }
+        if self.planes is not None:
+            settings["planes"] = self.planes
         return photo_key(pair.image, pair.mask, settings)
 
     def bytes_of(self, header: Header) -> int:
         """What a photo will take in the store."""
         height, width = self.dataset.resize or (header.height, header.width)
-        return height * width * (header.bands * np.dtype(header.dtype).itemsize + 1)
+        return height * width * (header.bands * np.dtype(header.dtype).itemsize + 1 + len(self.planes or ()))
 
     def put(self, pair: Pair) -> Entry:
         """The entry of a photo, decoded now if it was not before.
@@ -64,16 +91,22 @@ class Ingest:
         try:
             header = read_header(pair.image, self.dataset.bands)
             image = read_image(pair.image, self.dataset.bands)
-            mask = read_mask(pair.mask) if pair.mask is not None else None
+            soft = None if self.planes is None or pair.mask is None else read_soft(pair.mask, self.planes)
+            mask = read_mask(pair.mask) if pair.mask is not None and soft is None else None
+            known_by = content(pair.image).hex()
         except DataError as error:
             kind = "bands" if isinstance(error, MissingBand) else "corrupt"
             return Entry("", findings=(Finding(kind, str(error)),))
-        labels, findings = self._labels(mask, pair, header)
-        blank = Entry("", likeness=tuple(np.round(thumbnail(image), 2).ravel().tolist()), findings=tuple(findings))
+        labels, findings = self._labels(mask, pair, header) if soft is None else _of_planes(soft, pair, header)
+        alike = tuple(np.round(thumbnail(image), 2).ravel().tolist())
+        blank = Entry("", likeness=alike, findings=tuple(findings), digest=known_by)
         if labels is None:
             return self.store.put(key, blank)
         size = self.dataset.resize or image.shape[:2]
         image, labels = resize_image(image, size), resize_labels(labels, size)
+        if soft is not None:
+            soft = resize_soft(soft, size)
+            labels = largest(soft)
         entry = Entry(
             folder="",
             height=size[0],
@@ -83,8 +116,9 @@ class Ingest:
             class_pixels=(0,) * len(self.coding.labels),
             likeness=blank.likeness,
             findings=blank.findings,
+            digest=blank.digest,
         )
-        return self.store.put(key, entry, image, labels)
+        return self.store.put(key, entry, image, labels, soft=soft)
 
     def _labels(self, mask: RawMask | None, pair: Pair, header: Header) -> tuple[np.ndarray | None, list[Finding]]:
         """Labels of the image's size, or None if a policy refuses the mask; and what was wrong."""
@@ -128,6 +162,13 @@ class Ingest:
         ids = sorted(value for ids in self.coding.ids for value in ids)
         gaps = [b - a for a, b in itertools.pairwise(ids)]
         return mask.values.ndim == 2 and bool(mask.values.min() != mask.values.max()) and min(gaps, default=99) < 32
+
+
+def _of_planes(soft: np.ndarray, pair: Pair, header: Header) -> tuple[np.ndarray | None, list[Finding]]:
+    """Most probable labels of soft ones, or None where they are not of the image's size; and what was wrong."""
+    if soft.shape[1:] == (header.height, header.width):
+        return largest(soft), []
+    return None, [Finding("size_mismatch", _mismatch(pair, header, soft.shape[1:]))]
 
 
 def _mismatch(pair: Pair, header: Header, mask: tuple[int, ...]) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from visionapps.data.dataset import CELL
+from visionapps.data.soft import draw_labels
 from visionapps.errors import ConfigError, DataError, OutputError
 from visionapps.files import output_error
 from visionapps.windows import Window
@@ -51,6 +52,7 @@ class Entry:
         class_pixels: (K,) labelled pixels per class.
         likeness: small grey picture, row by row, for finding near-duplicates.
         findings: problems, mended or not.
+        digest: of the contents of the image file, in hex; empty: stored before digests were; see seen.content.
     """
 
     folder: str
@@ -61,6 +63,7 @@ class Entry:
     class_pixels: tuple[int, ...] = ()
     likeness: tuple[float, ...] = ()
     findings: tuple[Finding, ...] = ()
+    digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,9 @@ class Photo:
         class_pixels: (K,) labelled pixels per class.
         source: the image file it was made from.
         folder: where the arrays are stored.
+        origin: the extra source that it belongs to, as its user wrote it; empty: the dataset itself.
+        weight: how often crops are drawn from it, relative to its area.
+        soft: its labels are probabilities, of which ``labels`` are the largest.
     """
 
     name: str
@@ -82,6 +88,9 @@ class Photo:
     class_pixels: tuple[int, ...]
     source: str
     folder: str
+    origin: str = ""
+    weight: float = 1.0
+    soft: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -103,6 +112,13 @@ class Photo:
         """(h, w) uint8 labels of a window that is relative to this item and inside it."""
         return np.array(_array(self.folder, "labels")[self._inside(window).slices])
 
+    def draw_labels(self, window: Window, rng: np.random.Generator) -> np.ndarray:
+        """Labels as a crop takes them: those of ``labels``, or drawn from the probabilities, see soft.draw_labels."""
+        if not self.soft:
+            return self.labels(window)
+        rows, cols = self._inside(window).slices
+        return draw_labels(_array(self.folder, "soft")[:, rows, cols], rng)
+
     def cut(self, window: Window) -> "Photo":
         """Only a part of this item, a window of the stored photo that begins on the CELL grid."""
         part = replace(self, window=window)
@@ -117,10 +133,20 @@ class Photo:
 
 def likeness(folder: str) -> tuple[float, ...]:
     """The small grey picture of a stored photo, row by row; empty where it is not stored any more."""
+    return tuple(_fact(folder, "likeness") or ())
+
+
+def digest(folder: str) -> str:
+    """The digest of the image file of a stored photo, in hex; empty where it is not known."""
+    return str(_fact(folder, "digest") or "")
+
+
+def _fact(folder: str, name: str) -> Any:
+    """What the entry of a stored photo says; None where it says nothing, or is not stored any more."""
     try:
-        return tuple(json.loads((Path(folder) / "entry.json").read_text())["likeness"])
+        return json.loads((Path(folder) / "entry.json").read_text())[name]
     except (OSError, ValueError, KeyError):
-        return ()
+        return None
 
 
 @lru_cache(maxsize=_OPEN_FILES)
@@ -163,7 +189,15 @@ class Store:
         pixels, likeness = tuple(data.pop("class_pixels")), tuple(data.pop("likeness"))
         return Entry(**data, class_pixels=pixels, likeness=likeness, findings=findings)
 
-    def put(self, key: str, entry: Entry, image: np.ndarray | None = None, labels: np.ndarray | None = None) -> Entry:
+    def put(
+        self,
+        key: str,
+        entry: Entry,
+        image: np.ndarray | None = None,
+        labels: np.ndarray | None = None,
+        *,
+        soft: np.ndarray | None = None,
+    ) -> Entry:
         """Store a photo, or only what was found wrong with it.
 
         Args:
@@ -171,6 +205,7 @@ class Store:
             entry: its facts; folder and class_pixels are filled in here.
             image: (H, W, C).
             labels: (H, W) uint8; None: the photo belongs to objects, and only its pixels are stored.
+            soft: (K, H, W) uint8 probabilities of which the labels are the largest; None: there are labels only.
 
         Raises:
             OutputError: the disk is full or refuses.
@@ -184,6 +219,8 @@ class Store:
         if image is not None and labels is not None:
             arrays |= {"labels": labels, "presence": count_cells(labels, len(entry.class_pixels))}
             data["class_pixels"] = arrays["presence"].sum((0, 1), dtype=np.int64).tolist()
+        if soft is not None:
+            arrays |= {"soft": soft}
         part = None
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
