@@ -9,8 +9,20 @@ from segmentation_models_pytorch import losses as smp_losses
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from visionapps.class_weights import ClassCounts, ClassWeights
 from visionapps.errors import ConfigError
-from visionapps.losses import CrossEntropy, Dice, DiceCrossEntropy, Focal, MeanSquaredError, WeightedSum
+from visionapps.losses import (
+    CrossEntropy,
+    Dice,
+    DiceCrossEntropy,
+    Focal,
+    HardPixels,
+    Lovasz,
+    MeanSquaredError,
+    WeightedSum,
+    meet,
+    weights_in,
+)
 
 K, IGNORE = 4, 255
 WEIGHTS = [0.5, 1.0, 2.0, 3.0]
@@ -57,6 +69,11 @@ ALL_LOSSES = [
     MeanSquaredError(),
     DiceCrossEntropy(),
     WeightedSum([CrossEntropy(), Dice()], [1.0, 2.0]),
+    HardPixels(0.3, at_least=1),
+    HardPixels(threshold=0.5, at_least=4, class_weights=WEIGHTS),
+    Lovasz(),
+    Lovasz("all", per_image=True),
+    WeightedSum([HardPixels(0.5, at_least=1), Lovasz()], [1.0, 0.5]),
 ]
 NAMES = [f"{type(loss).__name__}-{i}" for i, loss in enumerate(ALL_LOSSES)]
 
@@ -199,7 +216,7 @@ def test_a_low_ignore_label_drops_that_class():
     labels = torch.tensor([[[0, 1], [2, 2]]], dtype=torch.uint8)
     moved = labels.clone()
     moved[labels == 0] = IGNORE
-    for kind in (CrossEntropy, Focal, Dice, MeanSquaredError, DiceCrossEntropy):
+    for kind in (CrossEntropy, Focal, Dice, MeanSquaredError, DiceCrossEntropy, Lovasz):
         torch.testing.assert_close(kind(ignore=0)(logits, labels), kind()(logits, moved))
 
 
@@ -220,6 +237,15 @@ def test_class_weights_stay_out_of_checkpoints_but_follow_the_device():
         (lambda: Dice("some"), "average is 'some'; choose 'present' or 'all'"),
         (lambda: DiceCrossEntropy(1.5), r"dice_weight is 1.5; choose a value in \[0, 1\]"),
         (lambda: WeightedSum([Dice()], []), "1 losses and 0 weights; give one weight per loss"),
+        (lambda: Lovasz("some"), "Lovasz loss: average is 'some'; choose 'present' or 'all'"),
+        (lambda: HardPixels(), "give either share, such as 0.25, or threshold"),
+        (lambda: HardPixels(0.5, threshold=0.7), "give either share"),
+        (lambda: HardPixels(0.0), r"share is 0.0; choose a value in \(0, 1\]"),
+        (lambda: HardPixels(threshold=1.5), r"threshold is 1.5; choose a value in \(0, 1\]"),
+        (lambda: HardPixels(0.5, at_least=0), "at_least is 0; choose a number of pixels from 1 on"),
+        (lambda: CrossEntropy("rare"), "there is no rule 'rare'; choose inverse, median_frequency, effective, or a"),
+        (lambda: ClassWeights("inverse", beta=0.9), "beta belongs to the rule effective, not to inverse"),
+        (lambda: ClassWeights("effective", beta=1.0), r"beta is 1.0; choose a value in \[0, 1\)"),
     ],
 )
 def test_wrong_settings_are_refused_when_the_loss_is_made(make, text):
@@ -238,3 +264,147 @@ def test_labels_of_another_shape_are_refused(loss, batch):
     logits, labels = batch
     with pytest.raises(ConfigError, match=r"logits \(2, 4, 6, 5\) and labels \(2, 1, 6, 5\) do not fit"):
         loss(logits, labels.unsqueeze(1))
+
+
+def hard_by_loop(logits: Tensor, labels: Tensor, keep: int, below: float = 0.0) -> float:
+    """Weighted mean loss of the pixels with the least probabilities of their classes: so many, or all below a bound."""
+    found = sorted((p[y], WEIGHTS[y]) for p, y in pixels(logits, labels))
+    kept = [pair for rank, pair in enumerate(found) if rank < keep or pair[0] < below]
+    return sum(-w * math.log(p) for p, w in kept) / sum(w for _, w in kept)
+
+
+@pytest.mark.parametrize(("share", "at_least", "keep"), [(0.3, 1, 16), (0.1, 12, 12), (1.0, 1, 53), (0.01, 1000, 53)])
+def test_hard_pixels_are_the_least_probable_share_of_a_batch_and_at_least_so_many(batch, share, at_least, keep):
+    logits, labels = batch
+    assert len(pixels(logits, labels)) == 53
+    loss = HardPixels(share, at_least=at_least, class_weights=WEIGHTS)
+    assert loss(logits, labels).item() == pytest.approx(hard_by_loop(logits, labels, keep), rel=1e-5)
+
+
+def test_hard_pixels_below_a_threshold_are_all_kept(batch):
+    logits, labels = batch
+    below = sum(p[y] < 0.2 for p, y in pixels(logits, labels))
+    assert 5 < below < 40
+    for at_least in (1, 45):
+        ours = HardPixels(threshold=0.2, at_least=at_least, class_weights=WEIGHTS)(logits, labels)
+        assert ours.item() == pytest.approx(hard_by_loop(logits, labels, at_least, 0.2), rel=1e-5)
+
+
+def test_all_pixels_are_cross_entropy_and_easy_ones_have_no_gradient(batch):
+    logits, labels = batch
+    torch.testing.assert_close(HardPixels(1.0)(logits, labels), CrossEntropy()(logits, labels))
+    (gradient,) = torch.autograd.grad(HardPixels(0.2, at_least=1)(logits, labels), logits)
+    assert gradient.abs().sum(dim=1).gt(0).sum() == 11  # of the 53 that count
+
+
+def test_pixels_as_hard_as_the_last_one_are_kept_so_that_their_place_does_not_matter():
+    logits, labels = torch.zeros(1, 2, 2, 4), torch.zeros(1, 2, 4, dtype=torch.uint8)
+    logits[0, 0, 0, 0] = 3.0  # one easy pixel, seven alike
+    assert HardPixels(0.25, at_least=1)(logits, labels).item() == pytest.approx(math.log(2))
+
+
+def lovasz_by_definition(logits: Tensor, labels: Tensor, classes: range | list[int]) -> float:
+    """The Lovasz extension of the Jaccard loss, telescoped: each set of wrong pixels by itself, in float64."""
+    losses = []
+    for k in classes:
+        errors = sorted(((1 - p[k] if y == k else p[k]), y == k) for p, y in pixels(logits, labels))[::-1]
+        own = sum(mine for _, mine in errors)
+        loss, before = 0.0, 0.0
+        for count in range(1, len(errors) + 1):
+            wrong = errors[:count]
+            missed, added = sum(mine for _, mine in wrong), sum(not mine for _, mine in wrong)
+            jaccard = 1 - (own - missed) / (own + added)
+            loss, before = loss + errors[count - 1][0] * (jaccard - before), jaccard
+        losses.append(loss)
+    return float(np.mean(losses))
+
+
+@pytest.mark.parametrize(("average", "classes"), [("present", [0, 1, 2]), ("all", range(K))])
+def test_lovasz_is_the_extension_of_the_jaccard_loss_over_sets_of_wrong_pixels(batch, average, classes):
+    logits, labels = batch
+    assert Lovasz(average)(logits, labels).item() == pytest.approx(
+        lovasz_by_definition(logits, labels, classes), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("per_image", [False, True])
+def test_lovasz_and_its_gradient_are_those_of_smp(batch, per_image):
+    logits, labels = batch
+    ours = Lovasz(per_image=per_image)(logits, labels)
+    theirs = smp_losses.LovaszLoss("multiclass", per_image=per_image, ignore_index=IGNORE)(logits, labels)
+    torch.testing.assert_close(ours, theirs)
+    gradients = [torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_smp_gives_no_scalar_for_a_batch_that_is_ignored(batch):
+    logits, labels = batch
+    theirs = smp_losses.LovaszLoss("multiclass", ignore_index=IGNORE)(logits, torch.full_like(labels, IGNORE))
+    assert theirs.shape == (0, K)  # why it is not used
+
+
+def test_lovasz_of_certain_predictions_is_one_minus_iou_and_images_without_labels_do_not_count():
+    labels = torch.tensor([[[0, 0, 1, 1]], [[IGNORE] * 4]], dtype=torch.uint8)
+    certain = F.one_hot(torch.tensor([[[0, 1, 1, 1]], [[0, 0, 0, 0]]]), 2).permute(0, 3, 1, 2) * 100.0
+    # class 0: 1 of 2 pixels; class 1: 2 of 3
+    for loss in (Lovasz(), Lovasz(per_image=True)):
+        assert loss(certain, labels).item() == pytest.approx(1 - (1 / 2 + 2 / 3) / 2, rel=1e-6)
+
+
+# Two photos of 400 px: class 0 in both, 1 in the first, 2 in the second; 3 nowhere.
+COUNTS = ClassCounts.of_photos(("a", "b", "c", "d"), [(300, 100, 0, 0), (380, 0, 20, 0)])
+
+
+def test_counts_of_photos_are_summed_over_those_that_show_a_class():
+    assert COUNTS.pixels == (680, 100, 20, 0)
+    assert COUNTS.around == (800, 400, 400, 0)
+
+
+def test_rules_give_the_weights_of_their_formulas_with_a_mean_of_one():
+    inverse = np.array([1 / 680, 1 / 100, 1 / 20])
+    # Median frequency: shares 0.85, 0.25, 0.05, of which the median is 0.25.
+    median = np.array([0.25 / 0.85, 1.0, 0.25 / 0.05])
+    beta = 0.9
+    samples = np.array([680, 100, 20]) / 4096
+    effective = (1 - beta) / (1 - beta**samples)
+    for rule, expected in (
+        (ClassWeights("inverse"), inverse),
+        (ClassWeights("median_frequency"), median),
+        (ClassWeights("effective", 0.9), effective),
+        (ClassWeights("effective", 0.0), np.ones(3)),
+    ):
+        weights = rule.of(COUNTS)
+        assert weights[:3] == pytest.approx(expected / expected.mean(), rel=1e-6)
+        assert weights[3] == 0
+
+
+def test_a_large_beta_is_inverse_frequency_and_many_samples_of_every_class_are_equal():
+    near = ClassWeights("effective", 1 - 1e-12).of(COUNTS)
+    assert near == pytest.approx(ClassWeights("inverse").of(COUNTS), rel=1e-3)
+    plenty = ClassCounts.of_photos(("a", "b"), [(10**9, 10**8)])
+    assert ClassWeights("effective").of(plenty) == pytest.approx([1, 1], rel=1e-6)
+
+
+def test_a_loss_meets_the_data_wherever_it_stands_in_a_sum(batch):
+    logits, labels = batch
+    parts = [CrossEntropy("inverse"), Dice(), DiceCrossEntropy(class_weights=ClassWeights("effective", 0.9))]
+    loss = WeightedSum([*parts, HardPixels(0.5, class_weights=WEIGHTS)], [1.0] * 4)
+    with pytest.raises(ConfigError, match="the rule inverse needs counts of the training photos"):
+        loss(logits, labels)
+    meet(loss, COUNTS)
+    found = weights_in(loss)
+    assert list(found) == ["losses.0", "losses.2.cross_entropy", "losses.3"]
+    assert found["losses.0"] == pytest.approx(ClassWeights("inverse").of(COUNTS))
+    assert found["losses.3"] == tuple(WEIGHTS)
+    theirs = F.cross_entropy(
+        logits, labels.long(), torch.tensor(ClassWeights("inverse").of(COUNTS)), ignore_index=IGNORE
+    )
+    torch.testing.assert_close(parts[0](logits, labels), theirs)
+    assert loss.state_dict() == {}
+
+
+def test_data_that_does_not_fit_the_weights_is_refused():
+    with pytest.raises(ConfigError, match=r"2 weights for 4 classes \(a, b, c, d\); give one per class, in this order"):
+        meet(CrossEntropy([1.0, 2.0]), COUNTS)
+    with pytest.raises(ConfigError, match="no class occurs in the training photos"):
+        meet(Focal(class_weights="inverse"), ClassCounts.of_photos(("a", "b"), [(0, 0)]))
