@@ -2,13 +2,13 @@
 
 import math
 import os
-import socket
-import subprocess
-import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import call_each
+from torch import distributed
 
 from visionapps.errors import ConfigError, DataError
 from visionapps.metrics.confusion import Confusion, Scores, argmax_labels
@@ -116,35 +116,20 @@ def test_a_dictionary_of_scores_has_none_where_a_value_is_undefined() -> None:
     assert data["mean_dice"] == 1.0
 
 
-TWO_PROCESSES = """
-import sys, torch
-from torch import distributed
-from visionapps.metrics.confusion import Confusion
-rank = int(sys.argv[1])
-distributed.init_process_group("gloo", init_method=sys.argv[2], rank=rank, world_size=2)
-confusion = Confusion(2)
-truth = torch.tensor([[[0, 0, 1]]]) if rank == 0 else torch.tensor([[[1, 255, 1]]])
-confusion.update(torch.tensor([[[0, 1, 1]]]), truth)
-confusion.compute()
-print(confusion.compute().matrix, sum(confusion._counts.tolist()))
-distributed.destroy_process_group()
-"""
+def share_counts(rank: int, address: str) -> str:
+    """What one of two processes gets, and the sum of the counts that it keeps."""
+    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    confusion = Confusion(2)
+    truth = torch.tensor([[[0, 0, 1]]]) if rank == 0 else torch.tensor([[[1, 255, 1]]])
+    confusion.update(torch.tensor([[[0, 1, 1]]]), truth)
+    confusion.compute()
+    said = f"{confusion.compute().matrix} {sum(confusion._counts.tolist())}"
+    distributed.destroy_process_group()
+    return said
 
 
-def test_two_processes_get_the_scores_of_all_pixels_and_keep_their_own_counts() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", TWO_PROCESSES, str(rank), address],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    for process in processes:
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == 0, err
-        # process 0: (0,0) (0,1) (1,1); process 1: (1,0) ignored (1,1)
-        assert out.strip() == "((1, 1), (1, 2)) 3"
+def test_two_processes_get_the_scores_of_all_pixels_and_keep_their_own_counts(tmp_path: Path) -> None:
+    calls = [(rank, f"file://{tmp_path / 'meeting'}") for rank in range(2)]
+    # process 0: (0,0) (0,1) (1,1); process 1: (1,0) ignored (1,1)
+    assert call_each("test_confusion", "share_counts", calls, together=True) == ["((1, 1), (1, 2)) 3"] * 2

@@ -1,17 +1,20 @@
 """From scenes to files: what is refused before anything is drawn, what a killed run leaves, what the summary says."""
 
 import hashlib
+import itertools
 import json
 import re
-import subprocess
-import sys
+import signal
+import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyogrio
 import pytest
 import rasterio
 import torch
+from forked import KILLED, call_each
 from PIL import Image
 from rasterio.control import GroundControlPoint
 from rasterio.crs import CRS
@@ -23,6 +26,7 @@ from visionapps.inference.bundle import Bundle
 from visionapps.inference.draw import file_hash, fingerprint, plan_jobs
 from visionapps.inference.inputs import Input
 from visionapps.inference.journal import Journal
+from visionapps.inference.network import Network
 from visionapps.inference.products import Band
 from visionapps.models import unet
 from visionapps.structures import LabelSpace
@@ -32,26 +36,28 @@ LABELS = LabelSpace(("roof", "road", "tree"), ((200, 0, 0), (0, 100, 0), (0, 0, 
 HEIGHT, WIDTH = 300, 200
 TILES = ("--tile", "64", "--overlap", "16", "--batch", "1")
 
-DIES = """
-import os, signal, sys, threading
-from visionapps.inference.journal import Journal
-from visionapps.inference.network import Network
-compute, calls = Network.__call__, [0]
-add, kept = Journal.add, threading.Semaphore(0)
-def store(self, *band):
-    add(self, *band)
-    kept.release()
-def call(self, tiles, full=0):
-    calls[0] += 1
-    if calls[0] == 17:  # in the fifth row of four tiles
-        for _ in range(3):  # the thread that writes may be behind; the row above what is missing is drawn again
-            kept.acquire(timeout=60)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return compute(self, tiles, full=full)
-Network.__call__, Journal.add = call, store
-from visionapps.cli.main import main
-sys.exit(main(sys.argv[1:]))
-"""
+
+def draw_until_interrupted(words: list[str], death: signal.Signals) -> str:
+    """The exit code of a command that is given a signal in the fifth row of four tiles."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the parent of all tests ignores
+    compute, add = Network.__call__, Journal.add
+    calls, kept = itertools.count(1), threading.Semaphore(0)
+
+    def store(self: Journal, *band: Band) -> None:
+        add(self, *band)
+        kept.release()
+
+    def call(self: Network, tiles: Any, full: int = 0) -> Any:
+        if next(calls) == 17:
+            for _ in range(3):  # the thread that writes may be behind; the row above what is missing is drawn again
+                assert kept.acquire(timeout=60)
+            signal.raise_signal(death)
+        return compute(self, tiles, full=full)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Network, "__call__", call)
+        patch.setattr(Journal, "add", store)
+        return f"exit code {main(words)}"
 
 
 @pytest.fixture(scope="module")
@@ -97,8 +103,7 @@ def test_a_killed_run_goes_on_where_it_was_and_gives_the_same_files(bundle, rast
     assert predict(bundle, raster, tmp_path / "whole", *kinds) == 0
     whole = drawn()
     words = ["predict", str(bundle), str(raster), "--out", str(tmp_path / "killed"), *TILES, *kinds]
-    died = subprocess.run([sys.executable, "-c", DIES, *words], capture_output=True, text=True, check=False)
-    assert died.returncode == -9, died.stderr
+    assert call_each("test_draw", "draw_until_interrupted", [(words, signal.SIGKILL)]) == [KILLED]
     assert [path.name for path in (tmp_path / "killed").iterdir()] == [".ortho.tif.journal"], "nothing half-written"
     assert predict(bundle, raster, tmp_path / "killed", *kinds) == 0
     assert drawn() < whole, "the bands of the first rows were there already"
@@ -107,11 +112,8 @@ def test_a_killed_run_goes_on_where_it_was_and_gives_the_same_files(bundle, rast
 
 def test_a_journal_of_other_settings_is_refused_and_names_the_difference(bundle, raster, tmp_path, capsys):
     words = ["predict", str(bundle), str(raster), "--out", str(tmp_path / "maps")]
-    script = DIES.replace("os.kill(os.getpid(), signal.SIGKILL)", "raise KeyboardInterrupt")
-    stopped = subprocess.run(
-        [sys.executable, "-c", script, *words, *TILES], capture_output=True, text=True, check=False
-    )
-    assert stopped.returncode == 130, stopped.stderr
+    interrupted = call_each("test_draw", "draw_until_interrupted", [([*words, *TILES], signal.SIGINT)])
+    assert interrupted == ["exit code 130"]
     assert main([*words, *TILES[:2], "--overlap", "8", *TILES[4:]]) == 1
     error = capsys.readouterr().err
     assert "overlap" in error
