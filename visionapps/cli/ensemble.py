@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from visionapps.cli.table import render
 from visionapps.errors import ConfigError
@@ -305,7 +305,7 @@ def _write_blend(stores: "Sequence[OofStore]", weights: Sequence[float], out: Pa
     from visionapps.competition.predicting import cross_validate
 
     with tqdm(desc="blending", total=len(stores[0].names), unit="photo", disable=None, leave=False) as bar:
-        found = blend(stores, weights, out, overwrite=overwrite, progress=lambda _: bar.update() and None)
+        found = blend(stores, weights, out, overwrite=overwrite, progress=lambda _: cast(None, bar.update()))
     print(f"\nblended   {out}")
     if all(photo.truth for photo in found.photos.values()):
         pooled = cross_validate(found).pooled
