@@ -134,6 +134,12 @@ def _write(options: argparse.Namespace, dialect: "Dialect | FileDialect") -> int
     _show(options.out, report)
     if report.left_out:
         print(f"{report.left_out} masks were left out: the sample does not ask for them", file=sys.stderr)
+    if report.void_only:
+        print(
+            f"warning: {report.void_only} of {report.compared} masks hold only background and 255, which means void "
+            "and is written as no object; if it means one there, map it to its label first",
+            file=sys.stderr,
+        )
     return 0
 
 

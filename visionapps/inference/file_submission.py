@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from visionapps.errors import DataError, OutputError
@@ -25,7 +24,7 @@ from visionapps.inference.file_planes import (
 )
 from visionapps.inference.submission import match_images
 from visionapps.inference.submission_check import NamedMask, Report, some
-from visionapps.structures import IGNORE
+from visionapps.inference.void_masks import VoidCheck
 
 __all__ = ["match_sample_files", "read_sample_files", "verify_files", "write_files"]
 
@@ -74,7 +73,15 @@ def write_files(
         _read_back(path, temporary, form, tally.planes)
     images = len(tally.planes) // tally.per_image
     filled = sum(plane.filled for plane in tally.planes.values())
-    return Report(len(tally.planes), images, tally.per_image, filled, compared=images, left_out=len(tally.ids) - images)
+    return Report(
+        len(tally.planes),
+        images,
+        tally.per_image,
+        filled,
+        compared=images,
+        left_out=len(tally.ids) - images,
+        void_only=tally.voids.void_only,
+    )
 
 
 @dataclass
@@ -88,7 +95,10 @@ class _Tally:
     asked: frozenset[str] | None = None  # images that the sample names
     ids: list[str] = field(default_factory=list)  # of all masks
     planes: dict[str, Plane] = field(default_factory=dict)
-    void_only: int = 0  # images that hold the ignore label and nothing to write
+
+    def __post_init__(self) -> None:
+        index = self.dialect.foreground is None  # where 0 is a label like any other, and says nothing
+        self.voids = VoidCheck([label for label in self.written if label or not index])
 
     @property
     def per_image(self) -> int:
@@ -109,18 +119,13 @@ class _Tally:
             _require_size(name, size_of(plane), self.sizes.get(image))
             put(file, encode_plane(plane, self.dialect))
             self.planes[file] = remember(plane)
-        nothing = IGNORE not in self.written and not np.isin(mask, [k for k in self.written if k]).any()
-        self.void_only += nothing and bool((mask == IGNORE).any())
+        self.voids.add(mask)
 
     def refuse_nothing(self, path: Path) -> None:
         """A result without an image, or 0/255 masks that would become valid files without any foreground."""
         if not self.planes:
             raise DataError(f"{path}: there was no mask to write; give at least one the sample names")
-        if self.void_only * self.per_image == len(self.planes):
-            raise DataError(
-                f"{path}: all {self.void_only} masks hold only background and {IGNORE}, which means void; "
-                f"if it means foreground here, give --labels {IGNORE}"
-            )
+        self.voids.refuse(path)
 
 
 def _require_size(name: str, size: Size, wanted: Size | None) -> None:

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,12 @@ from visionapps.inference.submission_rows import (
     Row,
     decode_rows,
     encode_rows,
+    plain_bytes,
     read_submission,
     resize_nearest,
     to_places,
 )
+from visionapps.inference.void_masks import VoidCheck
 from visionapps.structures import IGNORE
 
 __all__ = [
@@ -74,7 +76,7 @@ def read_masks(files: Iterable[Path]) -> Iterator[NamedMask]:
                 f"{path}: holds colours, but an index mask (one channel, value = label) is expected; "
                 "submit the index masks that predict writes"
             )
-        labels, void = mask.values, mask.nodata
+        labels, void = plain_bytes(mask.values), mask.nodata
         if void not in (None, 0, IGNORE):
             labels = np.where(labels == void, IGNORE, labels)
         yield path.stem, labels
@@ -182,7 +184,9 @@ class _Tally:
     ids: list[str] = field(default_factory=list)  # of all masks
     images: dict[str, tuple[Size, bytes, int]] = field(default_factory=dict)  # size, digest, rows
     left_out: int = 0
-    void_only: int = 0  # masks that hold the ignore label and no foreground
+
+    def __post_init__(self) -> None:
+        self.voids = VoidCheck(self.written)
 
     def add(self, name: str, mask: NDArray[Any]) -> list[tuple[str, Cells]]:
         """The key and the cells of every row of one image; none when the sample does not ask for it."""
@@ -197,8 +201,7 @@ class _Tally:
         size = _size(places)
         if self.sizes.get(image, size) != size:
             raise _another_size(name, size, self.sizes[image])
-        if IGNORE not in self.written and not places.any() and (mask == IGNORE).any():
-            self.void_only += 1
+        self.voids.add(mask)
         rows = encode_rows(places, image, dialect=self.dialect, written=self.written)
         self.images[image] = size, _digest(places), len(rows)
         return rows
@@ -212,11 +215,7 @@ class _Tally:
         """A file without an image, or 0/255 masks that would become a valid file without a single run."""
         if not self.images:
             raise DataError(f"{path}: there was no mask to write; give at least one")
-        if self.void_only == len(self.images):
-            raise DataError(
-                f"{path}: all {self.void_only} masks hold only background and {IGNORE}, which means void; "
-                f"if it means foreground here, give --labels {IGNORE}"
-            )
+        self.voids.refuse(path)
 
 
 def _size(places: Places) -> Size:
@@ -249,4 +248,5 @@ def _read_back(path: Path, temporary: Path, *, tally: _Tally) -> Report:
                 f"{path}: image {image} does not read back as its mask; a real row may equal the empty text "
                 f"{tally.dialect.empty!r}; choose another, or try another disk"
             )
-    return count_rows(rows, tally.dialect, written=tally.written, compared=len(tally.images), left_out=tally.left_out)
+    report = count_rows(rows, tally.dialect, written=tally.written, compared=len(tally.images), left_out=tally.left_out)
+    return replace(report, void_only=tally.voids.void_only)

@@ -39,6 +39,7 @@ class Report:
     compared: int = 0  # images whose pixels were compared with the masks
     left_out: int = 0  # masks that the sample does not ask for
     problems: tuple[str, ...] = ()
+    void_only: int = 0  # masks that hold background and void alone
 
 
 def verify(

@@ -95,6 +95,11 @@ def to_places(
     return table[mask]
 
 
+def plain_bytes(mask: NDArray[Any]) -> NDArray[Any]:
+    """A bool mask as bytes of 0 and 1; others as they are. Pillow gives masks of one bit as bools of 0 and 255."""
+    return (mask.view(np.uint8) != 0).view(np.uint8) if mask.dtype == np.bool_ else mask
+
+
 def check_mask(name: str, mask: NDArray[Any], known: set[int], resize: Size | None, nearest: Nearest) -> Places:
     """A label map at its final size, in bytes.
 
@@ -109,7 +114,7 @@ def check_mask(name: str, mask: NDArray[Any], known: set[int], resize: Size | No
         if low < 0 or high > 255:
             raise _unknown(name, low if low < 0 else high, known)
         mask = mask.astype(np.uint8)
-    labels = mask.view(np.uint8)
+    labels = plain_bytes(mask).view(np.uint8)
     strange = np.array([label not in known for label in range(256)])[labels]
     if strange.any():
         raise _unknown(name, int(labels[strange][0]), known)
