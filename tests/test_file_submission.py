@@ -11,6 +11,7 @@ from PIL import Image
 
 from visionapps.cli.main import main
 from visionapps.errors import ConfigError, DataError, OutputError
+from visionapps.inference.dialects import KAGGLE
 from visionapps.inference.file_dialects import (
     PNG,
     PNG_BINARY,
@@ -19,6 +20,7 @@ from visionapps.inference.file_dialects import (
     load_rules,
 )
 from visionapps.inference.file_submission import match_sample_files, verify_files, write_files
+from visionapps.inference.submission import write_submission
 
 MASKS = [("a_x", np.array([[0, 1, 2], [2, 2, 255]], np.uint8)), ("b_x", np.zeros((4, 5), np.uint8))]
 CITY = FileDialect(
@@ -220,6 +222,42 @@ def test_what_is_there_stays_until_overwriting_is_asked_for(tmp_path):
     assert (tmp_path / "out.zip").read_text() == "old"
     write_files(MASKS, tmp_path / "out.zip", dialect=PNG, overwrite=True)
     assert len(unpack(tmp_path / "out.zip")) == 2
+
+
+def test_a_folder_is_replaced_only_if_it_holds_such_files_alone(tmp_path):
+    out = tmp_path / "out"
+    (out / "results").mkdir(parents=True)
+    (out / "results" / "old_labelIds.png").write_bytes(b"old")
+    write_files(MASKS, out, dialect=CITY, overwrite=True)
+    assert unpack(out).keys() == {"results/a_labelIds.png", "results/b_labelIds.png"}
+    for name in ("notes.txt", "results/sub/a.py"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("mine")
+        with pytest.raises(OutputError, match=rf"out: holds {name}, which is no file of this dialect"):
+            write_files(MASKS, out, dialect=CITY, overwrite=True)
+        assert (out / name).read_text() == "mine"
+        (out / name).unlink()
+    (out / "results" / "c_labelIds.png").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match=r"out: holds results/c_labelIds\.png, which is no file of this dialect"):
+        write_files(MASKS, out, dialect=CITY, overwrite=True)
+
+
+def test_what_masks_are_made_from_is_never_replaced(tmp_path, capsys):
+    masks, sample = tmp_path / "data" / "masks", tmp_path / "sample.csv"
+    masks.mkdir(parents=True)
+    for name, mask in MASKS:
+        Image.fromarray(mask).save(masks / f"{name}.png")
+    sample.write_text("ImageId,EncodedPixels\na_x,\n")
+    before = {path: path.read_bytes() for path in (*masks.iterdir(), sample)}
+    for out, dialect in ((masks, "png"), (masks.parent, "png"), (sample, "kaggle"), (masks / "a_x.png", "kaggle")):
+        options = ["--out", str(out), "--dialect", dialect, "--sample", str(sample), "--overwrite"]
+        assert main(["submit", str(masks), *options]) == 1
+        assert "is read to make the result, which would replace it" in capsys.readouterr().err
+    with pytest.raises(OutputError, match="which would replace it"):
+        write_files(MASKS, tmp_path, dialect=PNG, sample=sample, overwrite=True)
+    with pytest.raises(OutputError, match="which would replace it"):
+        write_submission(MASKS, sample, dialect=KAGGLE, sample=sample, overwrite=True)
+    assert {path: path.read_bytes() for path in (*masks.iterdir(), sample)} == before
 
 
 def test_places_that_are_no_archive_are_refused(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from visionapps.errors import DataError, OutputError
-from visionapps.files import list_files, output_error, refuse_existing, whole_output
+from visionapps.files import list_files, output_error, refuse_existing, refuse_sources, whole_output
 
 
 def names(folder: Path) -> list[str]:
@@ -30,6 +30,22 @@ class TestListFiles:
             list_files(tmp_path / "file.png", (".png", ".tif"))
         with pytest.raises(DataError, match=r"the folder holds no \.tif file; check the path"):
             list_files(tmp_path, (".tif",))
+
+
+class TestRefuseSources:
+    def test_a_result_may_not_replace_what_it_is_made_from(self, tmp_path):
+        (tmp_path / "data" / "masks").mkdir(parents=True)
+        (tmp_path / "link").symlink_to(tmp_path / "data")
+        masks = tmp_path / "data" / "masks"
+        for place in ("data/masks", "data", "link", "link/masks", "data/../data/masks"):
+            with pytest.raises(OutputError, match=r"masks is read to make the result, which would replace it; choose"):
+                refuse_sources(tmp_path / place, [None, masks])
+
+    def test_a_place_beside_or_inside_the_sources_is_free(self, tmp_path):
+        (tmp_path / "masks").mkdir()
+        (tmp_path / "masks2").mkdir()
+        for place in ("masks/out.csv", "masks2", "mask"):
+            refuse_sources(tmp_path / place, [tmp_path / "masks", None])
 
 
 class TestWholeOutput:

@@ -3,7 +3,7 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -35,6 +35,19 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     if path.is_dir() and not any(path.iterdir()):
         return
     raise OutputError(f"{path}: exists already; choose another output, or replace it with --overwrite")
+
+
+def refuse_sources(path: Path, sources: Iterable[Path | None]) -> None:
+    """Raise OutputError when a result would replace what it is made from.
+
+    Args:
+        path: the final place of a file or folder.
+        sources: files and folders that are read; None is passed over.
+    """
+    place = path.resolve()
+    for source in sources:
+        if source is not None and place in (source.resolve(), *source.resolve().parents):
+            raise OutputError(f"{path}: {source} is read to make the result, which would replace it; choose another")
 
 
 @contextmanager

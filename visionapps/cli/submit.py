@@ -45,7 +45,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, metavar="FOLDER", help="the test images: each has its rows, and masks are of their size"
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace what is there, but no foreign file of a folder"
+    )
     _declare_rules(parser)
 
 
@@ -108,7 +110,7 @@ def _dialect(options: argparse.Namespace) -> "Dialect | FileDialect":
 def _write(options: argparse.Namespace, dialect: "Dialect | FileDialect") -> int:
     from tqdm import tqdm
 
-    from visionapps.files import refuse_existing
+    from visionapps.files import refuse_existing, refuse_sources
     from visionapps.inference.dialects import Dialect
     from visionapps.inference.submission import image_sizes, mask_files, match_images, read_masks, write_submission
 
@@ -116,6 +118,7 @@ def _write(options: argparse.Namespace, dialect: "Dialect | FileDialect") -> int
         raise ConfigError("submit: a folder of masks is needed to write a submission; name it before --out")
     refuse_existing(options.out, options.overwrite)
     files = mask_files(options.masks)
+    refuse_sources(options.out, [options.masks, *files, options.images, options.sample])
     names = [path.stem for path in files]
     # By names first: decoding a hundred masks only to hear that one is missing would be a waste.
     if options.sample:

@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from visionapps.errors import DataError, OutputError
-from visionapps.files import whole_output
+from visionapps.files import refuse_sources, whole_output
 from visionapps.inference.archives import Put, archive_form, read_entries, write_entries
 from visionapps.inference.dialects import Size
 from visionapps.inference.file_check import verify_files
@@ -48,7 +48,7 @@ def write_files(
         classes: labels of the model, the background included.
         sample: what the competition asks for, see ``read_sample_files``; masks that it does not name are left out.
         sizes: (H, W) of the test images by id: each must have a mask, of its size unless the dialect resizes.
-        overwrite: replace what is there.
+        overwrite: replace what is there; a folder, if all that it holds is files of this dialect.
 
     Raises:
         DataError: a mask has an unknown label or another size than its image, two masks have one id, or the sample or
@@ -56,6 +56,9 @@ def write_files(
         OutputError: something is there, it cannot be written, or does not read back as it was meant.
     """
     form = archive_form(path)
+    refuse_sources(path, [sample])
+    if overwrite and form == "folder" and path.is_dir():
+        _refuse_foreign(path, dialect)
     wanted = None if sample is None else read_sample_files(sample, dialect, classes=classes)
     known = {} if dialect.resize else {**(wanted.sizes if wanted else {}), **(sizes or {})}
     tally = _Tally(dialect, dialect.written(classes), classes, known)
@@ -82,6 +85,17 @@ def write_files(
         left_out=len(tally.ids) - images,
         void_only=tally.voids.void_only,
     )
+
+
+def _refuse_foreign(folder: Path, dialect: FileDialect) -> None:
+    """Raise OutputError if a folder that is to be replaced holds anything that this dialect would not have written."""
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_dir() or dialect.is_name(name)):
+            raise OutputError(
+                f"{folder}: holds {name}, which is no file of this dialect and would be lost; choose another output, "
+                "or remove the folder"
+            )
 
 
 @dataclass

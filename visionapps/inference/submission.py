@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from visionapps.data.images import image_size, read_mask
 from visionapps.errors import DataError, OutputError
-from visionapps.files import list_files, whole_output
+from visionapps.files import list_files, refuse_sources, whole_output
 from visionapps.inference.dialects import Dialect, Size, image_of
 from visionapps.inference.submission_check import (
     NamedMask,
@@ -139,8 +139,9 @@ def write_submission(
     Raises:
         DataError: a mask has an unknown label or another size than its image, two masks have one id, or the sample or
             the images ask for a mask that is not there.
-        OutputError: the file exists, cannot be written, or does not read back as it was meant.
+        OutputError: the file exists, is the sample, cannot be written, or does not read back as it was meant.
     """
+    refuse_sources(path, [sample])
     wanted = None if sample is None else read_sample(sample, dialect)
     asked = None if wanted is None else images_of(wanted.keys, dialect)
     known = {} if dialect.resize else {**(wanted.sizes if wanted else {}), **(sizes or {})}
