@@ -8,13 +8,19 @@ from hypothesis.extra import numpy as hnp
 from scipy import ndimage
 
 from visionapps.competition.calibration import Calibration, calibration_error, fit_calibration, histograms, plain_table
-from visionapps.competition.components import EVEN, NOBODY, components, contest, holes
+from visionapps.competition.components import EVEN, NOBODY, components, contest
 from visionapps.competition.postprocess import PostProcess, Rule, to_level, to_share
+from visionapps.competition.regions import cells_of, fill_holes, hole_table, overlap_of, regions_of
 from visionapps.errors import ConfigError, DataError
+from visionapps.metrics.measures import areas
 
 NAMES = ("ground", "roof", "tree")
 _sides = st.tuples(st.integers(1, 12), st.integers(1, 12))
 _keys = hnp.arrays(np.uint8, _sides, elements=st.sampled_from([0, 1, 2, NOBODY]))
+# Thin walls around ground: about one map in two has holes, some of them in one another.
+_labels = st.tuples(st.integers(3, 14), st.integers(3, 14), st.integers(0, 2**32 - 1)).map(
+    lambda drawn: np.random.default_rng(drawn[2]).choice(np.array([0, 0, 0, 1, 1, 1, 1, 2], np.uint8), drawn[:2])
+)
 _scores = hnp.arrays(np.uint8, st.tuples(st.integers(2, 5), st.integers(1, 9), st.integers(1, 9)))
 
 
@@ -48,15 +54,42 @@ def test_components_are_those_of_scipy_with_their_area_and_highest_level(keys, d
     assert (found.ids[keys == NOBODY] == -1).all()
 
 
-@given(_keys)
+def filled_by_scipy(labels: np.ndarray, k: int, largest: int) -> np.ndarray:
+    """Where class k fills holes of at most so many pixels."""
+    ids, count = ndimage.label(ndimage.binary_fill_holes(labels == k) & (labels != k))
+    return np.isin(ids, [i for i in range(1, count + 1) if (ids == i).sum() <= largest])
+
+
+@given(_labels, st.lists(st.sampled_from([0, 1, 2, 5, 99]), min_size=3, max_size=3))
 @settings(max_examples=60, deadline=None)
-def test_holes_are_what_scipy_fills(labels):
-    found = holes(labels, 1)
-    filled = np.zeros(labels.shape, bool)
-    height, width = found.ids.shape
-    filled[found.row : found.row + height, found.column : found.column + width] = found.ids >= 0
-    np.testing.assert_array_equal(filled, ndimage.binary_fill_holes(labels == 1) & (labels != 1))
-    assert found.areas.sum() == filled.sum()
+def test_holes_are_what_scipy_fills_one_class_after_the_other(labels, largest):
+    filled, expected = labels.copy(), labels.copy()
+    fill_holes(filled, largest)
+    for k, most in enumerate(largest):
+        expected[filled_by_scipy(expected, k, most)] = k
+    np.testing.assert_array_equal(filled, expected)
+
+
+@given(_labels, st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_the_table_of_holes_counts_the_pixels_that_scipy_fills(labels, seed):
+    truth = np.random.default_rng(seed).choice(np.array([0, 1, 2, 255], np.uint8), labels.shape)
+    found, ids = regions_of(labels)
+    cells = cells_of(ids, truth)
+    np.testing.assert_array_equal(overlap_of(found.owners, cells, 3), areas(labels, truth, 3).parts())
+    table = hole_table(found, cells, 3, skipped=2)
+    assert not (table.holes[:, 0] == 2).any()
+    for k in (0, 1):
+        holes, count = ndimage.label(ndimage.binary_fill_holes(labels == k) & (labels != k))
+        expected = []
+        for i in range(1, count + 1):
+            own, true = labels[holes == i], truth[holes == i]
+            known = true != 255
+            falls = [n for r in range(3) for n in ((known & (own == r)).sum(), ((true == r) & (own == r)).sum())]
+            expected.append([k, len(own), known.sum(), (true == k).sum(), *falls])
+        ours = table.holes[:, 0] == k
+        both = np.stack([table.falls[ours], table.fall_hits[ours]], -1).reshape(-1, 6)
+        assert sorted(expected) == sorted(np.hstack([table.holes[ours], both]).tolist())
 
 
 @given(_scores, st.booleans())

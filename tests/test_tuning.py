@@ -8,8 +8,10 @@ import pytest
 from scipy import ndimage
 
 from visionapps.competition import tuning as tuning_module
+from visionapps.competition.components import Contest
 from visionapps.competition.nested import tune_nested
 from visionapps.competition.objective import Objective
+from visionapps.competition.pieces import Asked, level_units, piece_units
 from visionapps.competition.postprocess import PostProcess, Rule, to_share
 from visionapps.competition.search import Ledger
 from visionapps.competition.tuning import Tuner, Tuning
@@ -87,6 +89,50 @@ def test_the_objective_is_the_metric_for_any_counts(metric):
     counts = sum(built.of_parts(photo) for photo in areas)
     assert float(objective.score(sums)) == pytest.approx(built.score(counts), abs=1e-12)
     np.testing.assert_allclose(objective.per_class(sums), built.per_class(counts), atol=1e-12)
+
+
+def counts_of(own: np.ndarray, k: int, won: Contest, truth: np.ndarray) -> list[int]:
+    """Area, labelled pixels, hits, and of each of three rivals falls and those that are right, of some pixels."""
+    known = own & (truth != 255)
+    rivals = [known & (won.rival == r) for r in range(3)]
+    falls = [int(n) for r, fall in enumerate(rivals) for n in (fall.sum(), (fall & (truth == r)).sum())]
+    return [int(own.sum()), int(known.sum()), int((known & (truth == k)).sum()), *falls]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_pieces_are_the_components_that_scipy_finds_at_each_threshold(seed):
+    rng = np.random.default_rng(seed)
+    shape, cell = rng.integers(5, 14, 2), np.ones((1 + seed % 2,) * 2, np.uint8)
+    level = np.kron(rng.integers(0, 256, shape), cell).astype(np.uint8)
+    winner = np.kron(rng.integers(0, 2, shape), cell).astype(np.uint8)
+    won = Contest(winner, ((winner + rng.integers(1, 3, winner.shape)) % 3).astype(np.uint8), level)
+    truth = rng.choice(np.array([0, 1, 2, 255], np.uint8), winner.shape)
+    bottoms, sizes = np.array([40, 128, 200]), np.array([0, 3, 6])
+    expected, alike = [], {}
+    for (group, bottom), k in itertools.product(enumerate(bottoms), (0, 1)):
+        ids, count = ndimage.label((winner == k) & (level >= bottom), np.ones((3, 3)))
+        for i in range(1, count + 1):
+            top, counts = int(level[ids == i].max()), counts_of(ids == i, k, won, truth)
+            expected.append([group, k, top, counts[0], *counts])
+            kind = group, k, int(bottoms[bottoms <= top][-1]), int(sizes[sizes <= counts[0]][-1])
+            alike[kind] = np.add(alike.get(kind, 0), counts)
+
+    def found(each: bool) -> list[list[int]]:
+        units, cells = piece_units(won, truth, Asked(bottoms, bottoms, sizes, not each, 3))
+        falls = np.zeros((len(units), 6), int)
+        for unit, rival, fall, hits in cells:
+            falls[unit, 2 * rival : 2 * rival + 2] += fall, hits
+        return np.hstack([units, falls]).tolist()
+
+    assert sorted(found(each=True)) == sorted(expected)
+    assert sorted(found(each=False)) == sorted([*kind, *counts] for kind, counts in alike.items())
+    units, cells = level_units(won, truth, 3)
+    for u, (_, k, top, size, *counts) in enumerate(units.tolist()):
+        own = counts_of((winner == k) & (level == top), k, won, truth)
+        assert [size, *counts] == [own[0], *own[:3]]
+        assert sorted(cells[cells[:, 0] == u, 1:].tolist()) == [
+            [r, *own[3 + 2 * r :][:2]] for r in range(3) if own[3 + 2 * r]
+        ]
 
 
 @pytest.mark.parametrize("background", [0, None])

@@ -68,42 +68,26 @@ def components(keys: NDArray[np.uint8], levels: NDArray[np.uint8], *, diagonal: 
         diagonal: whether pixels that touch at a corner hang together.
     """
     ids = np.empty(keys.shape, np.int32)
-    parents = np.empty(max(1, keys.size), np.int32)
-    count = _label(keys, ids, parents, diagonal)
+    count = label_components(keys, ids, diagonal=diagonal)
     own, areas, tops = np.zeros(count, np.uint8), np.zeros(count, np.int64), np.zeros(count, np.uint8)
     _measure(keys, levels, ids, own, areas, tops)
     return Components(ids, own, areas, tops)
 
 
-class Holes(NamedTuple):
-    """Pixels that a class encloses."""
-
-    ids: NDArray[np.int32]  # (h, w) of a window, in [0, N), -1 elsewhere
-    areas: NDArray[np.int64]  # (N,)
-    row: int  # where the window begins
-    column: int
-
-
-def holes(labels: NDArray[np.uint8], label: int) -> Holes:
-    """What other classes hold inside a class: regions (4-connected) that reach no edge of the photo.
+def label_components(keys: NDArray[np.uint8], ids: NDArray[np.int32], *, diagonal: bool, nobody: int = NOBODY) -> int:
+    """Number the components in the order of their first pixels.
 
     Args:
-        labels: (H, W).
-        label: the class.
+        keys: (H, W); pixels of equal key hang together.
+        ids: (H, W), written: the component of each pixel, -1 where it is in none.
+        diagonal: whether pixels that touch at a corner hang together.
+        nobody: key of pixels that are in no component; -1: all are in one.
+
+    Returns:
+        How many there are.
     """
-    inside = labels == label
-    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
-    if not len(rows):
-        return Holes(np.zeros((0, 0), np.int32), np.zeros(0, np.int64), 0, 0)
-    top, bottom, left, right = int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
-    # What is enclosed lies within the class's own bounding box, and does not touch that box's border.
-    keys = np.where(inside[top:bottom, left:right], np.uint8(NOBODY), np.uint8(0))
-    found = components(keys, keys, diagonal=False)
-    open_ = np.zeros(len(found.areas) + 1, np.bool_)  # the last stands for -1
-    for edge in (found.ids[0], found.ids[-1], found.ids[:, 0], found.ids[:, -1]):
-        open_[edge] = True
-    numbers = np.where(open_, -1, np.cumsum(~open_) - 1).astype(np.int32)
-    return Holes(numbers[found.ids], found.areas[~open_[:-1]], top, left)
+    count: int = _label(keys, ids, np.empty(max(1, keys.size), np.int32), diagonal, nobody)
+    return count
 
 
 @compiled
@@ -164,7 +148,8 @@ def _measure_lead(scores: Any, tables: Any, winner: Any, rival: Any, level: Any)
 
 
 @compiled
-def _root(parents: Any, i: Any) -> Any:
+def root(parents: Any, i: Any) -> Any:
+    """The first of all that hang together with i; the way there is made shorter."""
     while parents[i] != i:
         parents[i] = parents[parents[i]]
         i = parents[i]
@@ -172,9 +157,9 @@ def _root(parents: Any, i: Any) -> Any:
 
 
 @compiled
-def _join(parents: Any, a: Any, b: Any) -> Any:
+def join(parents: Any, a: Any, b: Any) -> Any:
     """The smaller root becomes that of both, so that a root comes before all that hang on it."""
-    a, b = _root(parents, a), _root(parents, b)
+    a, b = root(parents, a), root(parents, b)
     if a < b:
         parents[b] = a
         return a
@@ -183,14 +168,14 @@ def _join(parents: Any, a: Any, b: Any) -> Any:
 
 
 @compiled
-def _label(keys: Any, ids: Any, parents: Any, diagonal: Any) -> Any:
+def _label(keys: Any, ids: Any, parents: Any, diagonal: Any, nobody: Any) -> Any:
     """Number the components; two passes with union and find. Source: Rosenfeld and Pfaltz 1966."""
     height, width = keys.shape
     used = 0
     for y in range(height):
         for x in range(width):
             key = keys[y, x]
-            if key == NOBODY:
+            if key == nobody:
                 ids[y, x] = -1
                 continue
             own = np.int32(-1)
@@ -199,14 +184,14 @@ def _label(keys: Any, ids: Any, parents: Any, diagonal: Any) -> Any:
             if y > 0:
                 if keys[y - 1, x] == key:
                     above = ids[y - 1, x]
-                    own = above if own < 0 else (own if own == above else _join(parents, own, above))
+                    own = above if own < 0 else (own if own == above else join(parents, own, above))
                 elif diagonal:  # a pixel above of the same key is joined to both of these already
                     if x > 0 and keys[y - 1, x - 1] == key:
                         above = ids[y - 1, x - 1]
-                        own = above if own < 0 else (own if own == above else _join(parents, own, above))
+                        own = above if own < 0 else (own if own == above else join(parents, own, above))
                     if x + 1 < width and keys[y - 1, x + 1] == key:
                         above = ids[y - 1, x + 1]
-                        own = above if own < 0 else (own if own == above else _join(parents, own, above))
+                        own = above if own < 0 else (own if own == above else join(parents, own, above))
             if own < 0:
                 own = np.int32(used)
                 parents[used] = own

@@ -3,16 +3,54 @@
 Shapes: K classes, I photos, T candidates, S numbers that add up over photos.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from visionapps.compiled import compiled
 from visionapps.errors import ConfigError
 from visionapps.metrics.competition import CompetitionMetric, Global, PerImage
 from visionapps.metrics.measures import Overlap, share
 
 Sums = NDArray[np.float64]
+_EMPTY = {"zero": 0, "one": 1, "skip": 2}
+
+
+class Kind(NamedTuple):
+    """An objective, as compiled loops know it."""
+
+    by_photo: bool
+    dice: bool
+    empty: int  # one of _EMPTY
+
+
+@compiled
+def worth(both: Any, predicted: Any, true: Any, kind: Kind) -> Any:
+    """The value of a class in a photo; where neither side has it, what the metric says, and 0 if it says nothing."""
+    total = predicted + true
+    if total <= 0:
+        return 1.0 if kind.empty == 1 else 0.0
+    return 2 * both / total if kind.dice else both / (total - both)
+
+
+@compiled
+def counted(predicted: Any, true: Any, kind: Kind) -> Any:
+    """1 where a class in a photo has a value, 0 where not."""
+    return 1.0 if predicted + true > 0 or kind.empty != 2 else 0.0
+
+
+@compiled
+def _add(both: Any, predicted: Any, true: Any, kind: Kind, found: Any) -> None:
+    for i in range(len(both)):
+        for t in range(both.shape[1]):
+            if kind.by_photo:
+                found[0, t] += worth(both[i, t], predicted[i, t], true[i, t], kind)
+                found[1, t] += counted(predicted[i, t], true[i, t], kind)
+            else:
+                found[0, t] += both[i, t]
+                found[1, t] += predicted[i, t]
+                found[2, t] += true[i, t]
 
 
 class Objective:
@@ -42,6 +80,7 @@ class Objective:
         self.metric = metric
         self._dice = metric.measure.formula == "dice"
         self._by_photo = isinstance(metric, PerImage)
+        self.kind = Kind(self._by_photo, self._dice, _EMPTY[metric.empty])
         self._counts = np.array([k in metric.kept for k in range(metric.classes)])
 
     def sums(self, both: NDArray[Any], predicted: NDArray[Any], true: NDArray[Any]) -> Sums:
@@ -55,18 +94,15 @@ class Objective:
         Returns:
             (S, ...) added over the photos.
         """
-        if not self._by_photo:
-            every = np.broadcast_to(true, np.shape(both))
-            return np.stack([np.sum(part, axis=0, dtype=np.float64) for part in (both, predicted, every)])
-        total = predicted + true
-        there = total > 0
-        whole = np.maximum(total if self._dice else total - both, 1)
-        value = (2 * both if self._dice else both) / whole
-        if self.metric.empty == "skip":
-            return np.stack([value.sum(0), there.sum(0, dtype=np.float64)])
-        if self.metric.empty == "one":
-            value = np.where(there, value, 1.0)
-        return np.stack([value.sum(0), np.full(value.shape[1:], float(len(value)))])
+        shape = np.shape(both)
+        flat_shape = shape[0], int(np.prod(shape[1:]))
+        flat = [
+            np.ascontiguousarray(np.broadcast_to(part, shape), np.float64).reshape(flat_shape)
+            for part in (both, predicted, true)
+        ]
+        found = np.zeros((2 if self._by_photo else 3, flat_shape[1]))
+        _add(flat[0], flat[1], flat[2], self.kind, found)
+        return found.reshape(-1, *shape[1:])
 
     def score(self, sums: Sums) -> NDArray[np.float64]:
         """(...) the score of sums (K, S, ...), NaN where nothing is there to be scored."""

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionapps.competition.calibration import Calibration, plain_table
-from visionapps.competition.components import EVEN, NOBODY, Components, Contest, components, contest, holes
+from visionapps.competition.components import EVEN, NOBODY, Components, Contest, components, contest
+from visionapps.competition.regions import fill_holes
 from visionapps.errors import ConfigError, DataError
 from visionapps.structures import IGNORE
 
@@ -278,21 +279,6 @@ class PostProcess:
             None if background is None else label(background),
             tuple(label(name) for name in data.get("order", ())),
         )
-
-
-def fill_holes(labels: NDArray[np.uint8], largest: Sequence[int]) -> None:
-    """Fill what classes enclose, in place, one class after the other by label.
-
-    Args:
-        labels: (H, W).
-        largest: (K,) pixels of the largest region that is filled; 0: none.
-    """
-    for k, most in enumerate(largest):
-        if most:
-            found = holes(labels, k)
-            fills = np.append(found.areas <= most, False)[found.ids]
-            height, width = found.ids.shape
-            labels[found.row : found.row + height, found.column : found.column + width][fills] = k
 
 
 def to_level(share: float) -> int:

@@ -3,21 +3,20 @@
 A unit is such a set of pixels: those of one class and level, a component, or a hole. Rules only ask for its highest
 level and its area, so that any number of rules can be judged without the pixels.
 
-Shapes: K classes, I photos, N units, C cells, H W photo.
+Shapes: K classes, I photos, N units, C cells, R photos of a class, Q pairs of photo and rival, T candidates.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from visionapps.competition.components import NOBODY, Contest, components, holes
-from visionapps.compiled import compiled
-from visionapps.structures import IGNORE
+from visionapps.competition.pieces import Found
+from visionapps.competition.regions import HoleTable
 
-Ints = NDArray[np.int64]
-_LEVELS = 256
+Ints = NDArray[np.int32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +28,8 @@ class Units:
 
     images: Ints  # (N,) index of the photo
     tops: Ints  # (N,) highest level
-    areas: Ints  # (N,) of all its pixels
     sizes: Ints  # (N,) what rules on areas ask for: of one component, where the unit is several that are alike
+    areas: Ints  # (N,) of all its pixels
     count: Ints  # (N,)
     hits: Ints  # (N,) whose truth is the class
     cell_units: Ints  # (C,) the unit of a cell
@@ -38,175 +37,134 @@ class Units:
     falls: Ints  # (C,)
     fall_hits: Ints  # (C,) whose truth is the rival
 
-    def of(self, chosen: NDArray[np.bool_]) -> "Units":
-        """The units of the photos that are chosen, (I,) bool; photos keep their index."""
-        units = chosen[self.images]
-        number = np.cumsum(units) - 1
-        cells = units[self.cell_units]
-        return Units(
-            images=self.images[units],
-            tops=self.tops[units],
-            areas=self.areas[units],
-            sizes=self.sizes[units],
-            count=self.count[units],
-            hits=self.hits[units],
-            cell_units=number[self.cell_units[cells]],
-            rivals=self.rivals[cells],
-            falls=self.falls[cells],
-            fall_hits=self.fall_hits[cells],
-        )
-
-
-class _Counted(NamedTuple):
-    """Units of one photo, of all classes."""
-
-    image: int
-    keys: NDArray[Any]
-    tops: NDArray[Any]
-    areas: NDArray[Any]
-    sizes: NDArray[Any]
-    pixels: Ints  # labelled
-    hits: Ints
-    falls: Ints  # (N, K)
-    fall_hits: Ints
-
 
 @dataclass(eq=False)
 class UnitList:
     """Collects units photo by photo."""
 
     classes: int
-    _parts: list[list[tuple[NDArray[Any], ...]]] = field(default_factory=list)
+    groups: int = 1  # that units may be of
+    _parts: list[tuple[int, Found]] = field(default_factory=list)
     _found: int = 0
 
-    def add(self, part: _Counted) -> None:
-        """Take the units of a photo; empty ones are left out."""
-        there = part.areas > 0
-        number = np.cumsum(there) - 1 + self._found
-        own, rivals = np.nonzero(part.falls)
-        images = np.full(int(there.sum()), part.image)
-        units = (images, *(v[there] for v in (part.keys, part.tops, part.areas, part.sizes, part.pixels, part.hits)))
-        cells = (part.keys[own], number[own], rivals, part.falls[own, rivals], part.fall_hits[own, rivals])
-        self._parts.append([units, cells])
-        self._found += int(there.sum())
+    def add(self, image: int, found: Found) -> None:
+        """Take the units of a photo."""
+        cells = found.cells
+        cells[:, 0] += self._found
+        self._parts.append((image, found))
+        self._found += len(found.units)
 
-    def by_class(self) -> list[Units]:
-        """Of each of the K classes its units."""
-        units, cells = (
-            [np.concatenate([np.zeros(0, np.int64), *column]).astype(np.int64) for column in zip(*rows, strict=True)]
-            for rows in zip(*self._parts, strict=True)
-        )
+    def by_class(self) -> list[list[Units]]:
+        """Of each group and each of the K classes its units; those of one photo in the order in which they came."""
+        numbers = [(image, len(part.units)) for image, part in self._parts]
+        images = np.repeat(*np.array(numbers, np.int32).reshape(-1, 2).T)
+        units = np.concatenate([np.zeros((0, 7), np.int32), *(part.units for _, part in self._parts)])
+        cells = np.concatenate([np.zeros((0, 4), np.int32), *(part.cells for _, part in self._parts)])
+        keys = units[:, 0] * self.classes + units[:, 1]
+        cell_keys = keys[cells[:, 0]]
+        order, cell_order = np.argsort(keys, kind="stable"), np.argsort(cell_keys, kind="stable")
+        bounds = np.arange(self.groups * self.classes + 1)
+        begins, cell_begins = (np.searchsorted(k[o], bounds) for k, o in ((keys, order), (cell_keys, cell_order)))
+        place = np.empty(len(order), np.int32)
+        place[order] = np.arange(len(order))
+        cells[:, 0] = place[cells[:, 0]] - begins[cell_keys]
+        columns = [images[order], *units[order].T[2:].copy()]
+        cell_columns = cells[cell_order].T.copy()
         found = []
-        for k in range(self.classes):
-            own, cell = np.flatnonzero(units[1] == k), cells[0] == k
-            number = np.searchsorted(own, cells[1][cell])
-            images, _, tops, areas, sizes, count, hits = (values[own] for values in units)
-            rivals, falls, fall_hits = (values[cell] for values in cells[2:])
-            found.append(Units(images, tops, areas, sizes, count, hits, number, rivals, falls, fall_hits))
-        return found
+        for key in range(self.groups * self.classes):
+            own, its = slice(begins[key], begins[key + 1]), slice(cell_begins[key], cell_begins[key + 1])
+            found.append(Units(*(values[own] for values in columns), *(values[its] for values in cell_columns)))
+        return [found[group * self.classes :][: self.classes] for group in range(self.groups)]
 
 
-def level_units(image: int, won: Contest, truth: NDArray[np.uint8], classes: int) -> _Counted:
-    """A unit for each class and level: what thresholds need, exact for all 256."""
-    ids = won.winner.astype(np.int32) * _LEVELS + won.level
-    number = classes * _LEVELS
-    keys, tops = np.divmod(np.arange(number), _LEVELS)
-    areas = np.bincount(ids.reshape(-1), minlength=number)
-    return _counted(image, keys, tops, areas, ids, won, truth, np.zeros((len(keys), classes), np.int64))
+def hole_units(table: HoleTable) -> Found:
+    """A unit for each hole: what is in it would go to the class that encloses it."""
+    holes = table.holes
+    nothing = np.zeros(len(holes), np.int64)
+    units = np.stack([nothing, holes[:, 0], nothing, holes[:, 1], holes[:, 1], holes[:, 2], holes[:, 3]], axis=1)
+    own, rivals = np.nonzero(table.falls)
+    cells = np.stack([own, rivals, table.falls[own, rivals], table.fall_hits[own, rivals]], axis=1)
+    return Found(units.astype(np.int32), cells.astype(np.int32))
 
 
-@dataclass(frozen=True)
-class Grid:
-    """What rules on components may ask for; components between the same two values are alike.
+class Index(NamedTuple):
+    """Where a class takes part: its photos, and from whom it takes pixels there."""
 
-    Attributes:
-        tops: levels of seeds, rising.
-        sizes: minimum areas, rising from 0.
-        alike: count those that are alike as one; False where their number matters.
-    """
+    rows: Ints  # (R,) photos, rising
+    pairs: Ints  # (Q, 2) place among the rows and rival, rising
 
-    tops: tuple[int, ...]
-    sizes: tuple[int, ...]
-    alike: bool = True
+    @classmethod
+    def of(cls, units: Units) -> "Index":
+        """Of units."""
+        rows = np.unique(units.images)
+        keys = np.unique(_pair_keys(units, rows))
+        return cls(rows, np.stack(np.divmod(keys, _LABELS), axis=1).astype(np.int32))
 
 
-def component_units(
-    image: int, won: Contest, truth: NDArray[np.uint8], *, bottom: int, classes: int, grid: Grid
-) -> _Counted:
-    """Units of the components of the pixels from a lower threshold on.
+_LABELS = 256
+
+
+class Standing(NamedTuple):
+    """What a class keeps under each of T candidates."""
+
+    places: Index
+    pixels: Ints  # (R, T) labelled pixels
+    hits: Ints  # (R, T) of these, whose truth is the class
+    area: Ints  # (R, T) pixels
+    held: Ints  # (Q, T) labelled pixels kept from a rival
+    held_hits: Ints  # (Q, T) of these, whose truth is the rival
+
+    def pick(self, number: int) -> "Standing":
+        """One of the candidates."""
+        return Standing(self.places, *(part[:, number : number + 1].copy() for part in self[1:]))
+
+    def present(self, least: NDArray[Any]) -> "Standing":
+        """Nothing is kept of a photo that has fewer pixels of the class than (T,) or (1,)."""
+        stays = self.area >= least
+        own = [part * stays for part in (self.pixels, self.hits, self.area)]
+        held = [part * stays[self.places.pairs[:, 0]] for part in (self.held, self.held_hits)]
+        return Standing(self.places, *own, *held)
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Standing]") -> "Standing":
+        """Candidates of several, one after the other; all of one index."""
+        columns = (np.concatenate(part, axis=1) for part in zip(*(part[1:] for part in parts), strict=True))
+        return cls(parts[0].places, *columns)
+
+
+def stand(units: Units, index: Index, *, tops: Sequence[int], sizes: Sequence[int], size_of: NDArray[Any]) -> Standing:
+    """What a class keeps if its units need a top of at least t and a size of at least s, for all pairs of them.
 
     Args:
-        image: index of the photo.
-        won: who wins its pixels.
-        truth: (H, W) labels.
-        bottom: level of the threshold.
-        classes: K.
-        grid: what will be asked.
+        units: of the class.
+        index: has all photos and rivals of the units.
+        tops: thresholds, rising.
+        sizes: rising.
+        size_of: (N,) size of each unit.
+
+    Returns:
+        Candidates in the order of pairs, sizes changing fastest.
     """
-    found = components(np.where(won.level >= bottom, won.winner, np.uint8(NOBODY)), won.level)
-    if not grid.alike:
-        falls = np.zeros((len(found.keys), classes), np.int64)
-        return _counted(image, found.keys, found.tops, found.areas, found.ids, won, truth, falls)
-    tops, sizes = np.append(grid.tops, 0), np.array(grid.sizes)  # the last of tops: below all of them
-    of_top = np.searchsorted(tops[:-1], found.tops, "right") - 1
-    of_size = np.searchsorted(sizes, found.areas, "right") - 1
-    kind = (found.keys.astype(np.int64) * len(tops) + of_top % len(tops)) * len(sizes) + of_size
-    kinds, number = np.unique(kind, return_inverse=True)
-    ids = np.append(number, -1).astype(np.int32)[found.ids]
-    rest, size = np.divmod(kinds, len(sizes))
-    keys, top = np.divmod(rest, len(tops))
-    areas = np.bincount(number, found.areas, len(kinds)).astype(np.int64)
-    falls = np.zeros((len(kinds), classes), np.int64)
-    return _counted(image, keys, tops[top], areas, ids, won, truth, falls)._replace(sizes=sizes[size])
+    shape = len(tops) + 1, len(sizes) + 1
+    # A unit passes the first so many thresholds; summed from the end, a place has all that pass the one before it.
+    passed = np.searchsorted(tops, units.tops, "right"), np.searchsorted(sizes, size_of, "right")
+    place = np.ravel_multi_index(passed, shape)
+
+    def added(rows: NDArray[Any], places: NDArray[Any], weights: Ints, count: int) -> Ints:
+        where = rows.astype(np.int64) * (shape[0] * shape[1]) + places
+        table = np.bincount(where, weights, count * shape[0] * shape[1]).astype(np.int32).reshape(count, *shape)
+        kept = table[:, ::-1, ::-1].cumsum(1, dtype=np.int32).cumsum(2, dtype=np.int32)[:, ::-1, ::-1]
+        return np.ascontiguousarray(kept[:, 1:, 1:]).reshape(count, len(tops) * len(sizes))
+
+    rows = np.searchsorted(index.rows, units.images)
+    keys = index.pairs[:, 0].astype(np.int64) * _LABELS + index.pairs[:, 1]
+    pairs, places = np.searchsorted(keys, _pair_keys(units, index.rows)), place[units.cell_units]
+    own = (added(rows, place, part, len(index.rows)) for part in (units.count, units.hits, units.areas))
+    held = (added(pairs, places, part, len(keys)) for part in (units.falls, units.fall_hits))
+    return Standing(index, *own, *held)
 
 
-def hole_units(image: int, labels: NDArray[np.uint8], truth: NDArray[np.uint8], label: int, classes: int) -> _Counted:
-    """A unit for each region that a class encloses; what is in it would go to the class."""
-    found = holes(labels, label)
-    height, width = found.ids.shape
-    here = slice(found.row, found.row + height), slice(found.column, found.column + width)
-    number = len(found.areas)
-    own = np.full((height, width), label, np.uint8)
-    inside = Contest(own, np.ascontiguousarray(labels[here]), own)
-    keys = np.full(number, label)
-    return _counted(
-        image,
-        keys,
-        np.zeros(number),
-        found.areas,
-        found.ids,
-        inside,
-        truth[here],
-        np.zeros((number, classes), np.int64),
-    )
-
-
-def _counted(
-    image: int,
-    keys: NDArray[Any],
-    tops: NDArray[Any],
-    areas: NDArray[Any],
-    ids: NDArray[np.int32],
-    won: Contest,
-    truth: NDArray[np.uint8],
-    falls: Ints,
-) -> _Counted:
-    count, hits = (np.zeros(len(keys), np.int64) for _ in range(2))
-    fall_hits = np.zeros_like(falls)
-    _count(ids, won.winner, won.rival, np.ascontiguousarray(truth), count, hits, falls, fall_hits)
-    return _Counted(image, keys, tops, areas, areas, count, hits, falls, fall_hits)
-
-
-@compiled
-def _count(ids: Any, winner: Any, rival: Any, truth: Any, count: Any, hits: Any, falls: Any, fall_hits: Any) -> None:
-    height, width = ids.shape
-    for y in range(height):
-        for x in range(width):
-            i, true = ids[y, x], truth[y, x]
-            if i < 0 or true == IGNORE:
-                continue
-            other = rival[y, x]
-            count[i] += 1
-            hits[i] += true == winner[y, x]
-            falls[i, other] += 1
-            fall_hits[i, other] += true == other
+def _pair_keys(units: Units, rows: Ints) -> NDArray[np.int64]:
+    """(C,) of each cell its place among the photos and its rival as one number."""
+    places = np.searchsorted(rows, units.images[units.cell_units]).astype(np.int64)
+    return places * _LABELS + units.rivals

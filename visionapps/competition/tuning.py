@@ -17,12 +17,14 @@ from numpy.typing import NDArray
 from visionapps.competition.calibration import Calibration, Kind, fit_calibration, histograms
 from visionapps.competition.components import EVEN, Contest, contest
 from visionapps.competition.objective import Objective
+from visionapps.competition.pieces import Asked, level_units, piece_units
 from visionapps.competition.postprocess import PostProcess, Rule, to_share
-from visionapps.competition.search import Choice, ClassSearch, Ledger
-from visionapps.competition.tables import Grid, UnitList, Units, component_units, hole_units, level_units
+from visionapps.competition.regions import cells_of, filled, hole_table, label_overlap, overlap_of, regions_of
+from visionapps.competition.search import Choice, ClassSearch, ClassTable, Ledger, class_table
+from visionapps.competition.tables import UnitList, hole_units
 from visionapps.errors import ConfigError, DataError
 from visionapps.metrics.competition import CompetitionMetric
-from visionapps.metrics.measures import areas as pixels
+from visionapps.metrics.measures import check_pair
 from visionapps.structures import LabelSpace
 
 RULES = ("threshold", "triplet", "min_area", "min_present", "keep", "holes")
@@ -101,6 +103,7 @@ class Contests:
             won, truth = contest(store.scores(name), tables, background), store.truth(name)
             if truth.shape != won.level.shape:
                 raise DataError(f"{name}: scores of {won.level.shape} px, but true labels of {truth.shape} (H, W)")
+            check_pair(won.winner, truth, len(tables))
             held += 4 * truth.size
             planes = [_put_away(plane) if held > _IN_MEMORY else plane for plane in (*won, truth)]
             found.won.append(Contest(*planes[:3]))
@@ -118,8 +121,7 @@ def _put_away(plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
 class Counted(NamedTuple):
     """The tables of all photos."""
 
-    levels: list[Units]  # by class
-    pieces: dict[int, list[Units]]  # by lower threshold, by class
+    tables: list[ClassTable]  # by class
     both: NDArray[np.int64]  # (I, K) of the argmax
     predicted: NDArray[np.int64]
     true: NDArray[np.int64]
@@ -167,20 +169,13 @@ class Tuner:
         if calibrations is not None or self._counted is None:
             self._counted = self._count(contests)
         counted = self._counted
-        search = ClassSearch(self.tuning.rules, areas=_areas(contests), lowest=self._lowest)
+        search = ClassSearch(self.tuning.rules, _areas(contests))
         ledger = Ledger(self.objective, counted.both, counted.predicted, counted.true, chosen)
-        choices = self._descend(search, ledger, counted, chosen)
+        choices = self._descend(search, ledger, counted.tables)
         found = self._process(choices, calibrations)
-        if "holes" in self.tuning.rules:
-            choices = self._fill(search, ledger, contests, found, choices, chosen)
-            filled = self._process(choices, calibrations)
-            # One class's filling may open or close a hole of another, which tables do not show: so both are drawn.
-            if self._score(filled, chosen) > self._score(found, chosen):
-                return filled
-        return found
-
-    def _score(self, process: PostProcess, chosen: NDArray[np.bool_]) -> float:
-        return self.metric.score(self.counts(process, chosen).sum(0))
+        if "holes" not in self.tuning.rules:
+            return found
+        return self._process(self._filled(search, ledger, contests, found, choices, chosen), calibrations)
 
     @property
     def _lowest(self) -> int:
@@ -221,44 +216,47 @@ class Tuner:
         process = process or self._plain
         contests = self.contests([rule.calibration for rule in process.rules])
         wanted = range(len(contests.names)) if chosen is None else np.flatnonzero(chosen).tolist()
-        return np.stack([self.metric.count(process.labels(contests.won[i]), contests.truth[i]) for i in wanted])
+        classes = len(self.store.labels)
+        drawn = (label_overlap(process.labels(contests.won[i]), contests.truth[i], classes) for i in wanted)
+        return np.asarray(self.metric.of_parts(np.stack(list(drawn))))
 
     def _count(self, contests: Contests) -> Counted:
-        classes = len(self.store.labels)
-        levels, pieces = UnitList(classes), {bottom: UnitList(classes) for bottom in self.tuning.bottoms}
-        both, predicted, true = (np.zeros((len(contests.names), classes), np.int64) for _ in range(3))
-        grid = Grid(self.tuning.bottoms, _areas(contests), alike="keep" not in self.tuning.rules)
+        tuning, classes = self.tuning, len(self.store.labels)
+        bottoms, areas = tuning.bottoms, _areas(contests)
+        grid = np.array(bottoms, np.int64)
+        asked = Asked(grid, grid, np.array(areas), "keep" not in tuning.rules, classes)
+        levels, pieces = UnitList(classes), UnitList(classes, len(bottoms))
+        overlaps = np.zeros((len(contests.names), classes, 3), np.int64)
         for i, _ in enumerate(self._bar(contests.names, "counting")):
             won, truth = contests.won[i], contests.truth[i]
-            levels.add(level_units(i, won, truth, classes))
-            for bottom, units in pieces.items():
-                units.add(component_units(i, won, truth, bottom=bottom, classes=classes, grid=grid))
-            both[i], predicted[i], true[i] = pixels(self._plain.labels(won), truth, classes)
-        return Counted(
-            levels.by_class(), {bottom: units.by_class() for bottom, units in pieces.items()}, both, predicted, true
-        )
+            levels.add(i, level_units(won, truth, classes))
+            if bottoms:
+                pieces.add(i, piece_units(won, truth, asked))
+            overlaps[i] = label_overlap(self._plain.labels(won), truth, classes)
+        by_bottom = dict(zip(bottoms, pieces.by_class(), strict=True))
+        tables = [
+            class_table(
+                own, {b: its[k] for b, its in by_bottom.items()}, rules=tuning.rules, areas=areas, lowest=self._lowest
+            )
+            for k, own in enumerate(levels.by_class()[0])
+        ]
+        return Counted(tables, *np.moveaxis(overlaps, -1, 0))
 
-    def _descend(
-        self, search: ClassSearch, ledger: Ledger, counted: Counted, chosen: NDArray[np.bool_]
-    ) -> list[Choice]:
+    def _descend(self, search: ClassSearch, ledger: Ledger, tables: Sequence[ClassTable]) -> list[Choice]:
         """Class after class until no class has anything to gain."""
         classes = len(self.store.labels)
         random = np.random.default_rng(self.tuning.seed)
         choices = [Choice()] * classes
         searchable = [k for k in range(classes) if k != self.tuning.background]
-        own = {
-            k: (counted.levels[k].of(chosen), {b: units[k].of(chosen) for b, units in counted.pieces.items()})
-            for k in searchable
-        }
         for _ in range(_SWEEPS):
             before = list(choices)
             for k in random.permutation(searchable).tolist():
-                choices[k] = search.best(ledger, k, choices[k], *own[k])
+                choices[k] = search.best(ledger, k, choices[k], tables[k])
             if choices == before:
                 break
         return choices
 
-    def _fill(
+    def _filled(
         self,
         search: ClassSearch,
         ledger: Ledger,
@@ -267,16 +265,23 @@ class Tuner:
         choices: list[Choice],
         chosen: NDArray[np.bool_],
     ) -> list[Choice]:
-        """Holes, of the labels that the other rules leave; class by class as they are filled."""
+        """The choices with holes, of the labels that the other rules leave; without, where they raise no score."""
         classes = len(choices)
-        found = UnitList(classes)
+        units, drawn = UnitList(classes), []
         for i in np.flatnonzero(chosen).tolist():
-            labels = process.labels(contests.won[i])
-            for k in np.unique(labels).tolist():
-                if k != self.tuning.background:
-                    found.add(hole_units(i, labels, contests.truth[i], k, classes))
-        units = found.by_class()
-        return [search.fill(ledger, k, choice, units[k]) for k, choice in enumerate(choices)]
+            regions, ids = regions_of(process.labels(contests.won[i]))
+            cells = cells_of(ids, contests.truth[i])
+            drawn.append((regions, cells))
+            units.add(i, hole_units(hole_table(regions, cells, classes, self.tuning.background)))
+        found = [search.fill(ledger, k, choices[k], own) for k, own in enumerate(units.by_class()[0])]
+        # One class's filling may open or close a hole of another, which tables do not show: so both are drawn.
+        largest = [choice.holes for choice in found]
+        before, after = (
+            np.stack([overlap_of(owners(regions), cells, classes) for regions, cells in drawn])
+            for owners in (lambda regions: regions.owners, lambda regions: filled(regions, largest))
+        )
+        was, now = (self.metric.score(self.metric.of_parts(parts).sum(0)) for parts in (before, after))
+        return found if now > was else choices
 
     def _process(self, choices: Sequence[Choice], calibrations: Sequence[Calibration | None] | None) -> PostProcess:
         rules = [
