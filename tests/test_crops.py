@@ -59,6 +59,8 @@ class MemoryPhoto:
         assert window.intersect(Window(0, 0, *self.size)) == window, "a photo is only read inside"
         return self.truth[window.slices]
 
+    weight = 1.0
+
     def draw_labels(self, window, rng):
         return self.labels(window)
 

@@ -14,6 +14,8 @@ from visionapps.data.fake import write_photos
 from visionapps.data.fake_classes import write_classes
 from visionapps.data.fake_objects import write_fake_objects
 from visionapps.data.folds import FoldPlan
+from visionapps.data.seen import content
+from visionapps.inference.bundle import load
 
 BACKBONE = "test_efficientnet"  # timm's own fake network: a real pyramid in 0.4 million parameters
 TRAINER = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
@@ -98,6 +100,14 @@ def test_folds_trained_one_by_one_give_a_store_that_evaluate_agrees_with(home, b
     assert f"{found['pooled']['mean_dice']:.3f}" in printed
     dice = [found["folds"][fold]["mean_dice"] for fold in "01"]
     assert found["over_folds"]["mean_dice"]["mean"] == pytest.approx(np.mean(dice))
+
+
+def test_the_bundle_of_a_fold_knows_what_trained_it_and_what_validated_it_it_never_saw(home, begun):
+    plan = FoldPlan.load(begun / "plan.json")
+    seen = load(begun / "fold_1/bundle").seen
+    files = {path.stem: content(path) for path in (home / "photos/images").iterdir()}
+    assert {row.tobytes() for row in seen.digests} == {files[name] for name in plan.folds if plan.saw(1, name)}
+    assert len(seen) < len(files)
 
 
 def test_a_fold_that_was_cut_off_goes_on_from_its_checkpoint(home, begun, tmp_path, capsys):

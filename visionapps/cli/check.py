@@ -322,7 +322,7 @@ def _class_table(found: "Examination") -> str:
 
 
 def _split_table(found: "Examination") -> str:
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for name, photos in (("train", found.train), ("val", found.val)):
         area = sum(p.size[0] * p.size[1] for p in photos)
         labelled = sum(sum(p.class_pixels) for p in photos)
@@ -330,6 +330,13 @@ def _split_table(found: "Examination") -> str:
         listed = ", ".join(groups[:6]) + (", ..." if len(groups) > 6 else "")
         row = (name, len(photos), area / 1e6, _share(labelled, area), _sizes(photos), len(groups), listed)
         rows.append(row)
+    drawn = sum(p.size[0] * p.size[1] * p.weight for p in found.learned)
+    for name, photos in found.sources().items():
+        area = sum(p.size[0] * p.size[1] for p in photos)
+        labelled = sum(sum(p.class_pixels) for p in photos)
+        kind = "soft labels" if photos[0].soft else "masks"
+        said = f"{kind} of {name}, {area * photos[0].weight / drawn:.0%} of evenly drawn crops"
+        rows.append(("extra", len(photos), area / 1e6, _share(labelled, area), _sizes(photos), None, said))
     return render(("split", "photos", "megapixels", "labelled", "sizes (H x W)", "groups", ""), rows)
 
 

@@ -39,10 +39,19 @@ def run(options: argparse.Namespace) -> int:
         table = _report(finished, out)
         print(f"\nBest checkpoint on the {len(finished.val)} validation photos:\n\n{table}")
         print(f"\npictures         {out / 'report'}")
+    for name, photos in _extra_sources(finished):
+        print(f"extra photos     {photos} of {name}")
     print(f"trained for      {finished.seconds:.0f} s")
     print(f"best checkpoint  {finished.checkpoint}")
     print(f"next             visionapps export {finished.checkpoint} --out {out / 'bundle'}")
     return 0
+
+
+def _extra_sources(finished: "Finished") -> list[tuple[str, int]]:
+    """Sources of further training photos, where the data have some, and how many photos each gave."""
+    examination = getattr(finished.data, "examination", None)
+    sources = getattr(examination, "sources", dict)()
+    return [(name, len(photos)) for name, photos in sources.items()]
 
 
 def _report(finished: "Finished", out: Path) -> str:

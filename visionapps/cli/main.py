@@ -26,6 +26,7 @@ VERBS = {
     "seams": "how much a map changes where tiles meet, measured on two lattices",
     "evaluate": "Dice and IoU of maps; COCO and VOC scores of detections; right answers of classifiers",
     "tune": "rules after the network (thresholds, areas, holes), tuned on out-of-fold predictions by the metric",
+    "pseudo": "label photos with a model that never saw them, for a student to learn from",
     "submit": "write a run-length CSV for Kaggle, or verify one",
     "score": "score a submission CSV against the truth by the competition's metric",
     "models": "list the models and backbones that can be built",

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from visionapps.data.seen import Seen, joined
 from visionapps.errors import ConfigError, WeightsError
 from visionapps.inference.bundle import Bundle, from_checkpoint, load
 
@@ -43,12 +44,14 @@ def average(paths: Sequence[Path], weights: Sequence[float] | None = None) -> Bu
     """
     shares = _shares(paths, weights)
     first: Bundle | None = None
+    seen: list[Seen | None] = []
     sums: dict[str, Tensor] = {}
     for path, share in zip(paths, shares, strict=True):
         bundle = read_model(path)
         if first is None:
             first = bundle
         _require_same(first, bundle, paths[0], path)
+        seen.append(bundle.seen)
         for name, tensor in bundle.model.state_dict().items():
             if not tensor.is_floating_point():  # counters: how many batches the statistics have seen
                 sums[name] = torch.maximum(sums[name], tensor) if name in sums else tensor.clone()
@@ -60,7 +63,7 @@ def average(paths: Sequence[Path], weights: Sequence[float] | None = None) -> Bu
     state = first.model.state_dict()
     first.model.load_state_dict({name: tensor.to(state[name].dtype) for name, tensor in sums.items()})
     made = {"averaged": [{"from": str(path), "share": share} for path, share in zip(paths, shares, strict=True)]}
-    return replace(first, card=made)
+    return replace(first, card=made, seen=joined(seen))
 
 
 class Soup(NamedTuple):

@@ -28,8 +28,11 @@ class Photo(Protocol):
     def size(self) -> tuple[int, int]: ...  # (H, W)
     @property
     def presence(self) -> np.ndarray: ...  # (ceil(H / CELL), ceil(W / CELL), K) labelled pixels per cell and class
+    @property
+    def weight(self) -> float: ...  # how often it is drawn, relative to its area
     def image(self, window: Window) -> np.ndarray: ...  # (h, w, C), window inside the photo
     def labels(self, window: Window) -> np.ndarray: ...  # (h, w) uint8
+    def draw_labels(self, window: Window, rng: np.random.Generator) -> np.ndarray: ...  # the same, where not soft
 
 
 class Sample(NamedTuple):
@@ -93,7 +96,7 @@ class RandomCrops(Dataset[Sample]):
         self._seed = seed
         self._balance = balance
         self._log_scale = np.log(scale[0]), np.log(scale[1])
-        self._pixels = np.cumsum([h * w for h, w in (p.size for p in photos)])
+        self._pixels = np.cumsum([max(1, round(p.size[0] * p.size[1] * p.weight)) for p in photos])
         self._cells = ClassCells(self.photos, weights) if balance else None
 
     def __len__(self) -> int:
@@ -115,7 +118,7 @@ class RandomCrops(Dataset[Sample]):
 
     def _cut(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         number, window = self._draw(rng)
-        image, labels = cut(self.photos[number], window)
+        image, labels = cut(self.photos[number], window, rng)
         return resize(image, labels, self.size)
 
     def _draw(self, rng: np.random.Generator) -> tuple[int, Window]:
@@ -200,15 +203,20 @@ class EvalTiles(Dataset[Sample]):
         return to_sample(image, counted)
 
 
-def cut(photo: Photo, window: Window) -> tuple[np.ndarray, np.ndarray]:
+def cut(photo: Photo, window: Window, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
     """A window of a photo, wherever it lies; outside, the image is reflected and the labels are 255.
+
+    Args:
+        photo: what to cut from.
+        window: of it.
+        rng: draws labels of photos whose labels are probabilities; None: the most probable ones are taken.
 
     Returns:
         (h, w, C) in the photo's dtype and (h, w) uint8; possibly read-only views.
     """
     height, width = photo.size
     inside = window.intersect(Window(0, 0, height, width))
-    image, labels = photo.image(inside), photo.labels(inside)
+    image, labels = photo.image(inside), photo.labels(inside) if rng is None else photo.draw_labels(inside, rng)
     if inside == window:
         return image, labels
     top, left = inside.row - window.row, inside.col - window.col

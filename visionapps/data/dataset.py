@@ -1,5 +1,6 @@
 """A dataset as a person describes it in YAML: two folders, a class table, a split, and what to do about problems."""
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -65,7 +66,7 @@ class Problem:
     """One thing that is wrong with a dataset, and what was done about it.
 
     Attributes:
-        kind: a field of Policies, or same_name, split, rotated, nodata_class.
+        kind: a field of Policies, or same_name, split, rotated, nodata_class, changed_image, taught_by_validation.
         file: where; empty when it concerns the dataset as a whole.
         message: what, expected, and what to do, in one line that names the file.
         action: error: training is refused; fixed, dropped: by the policy; warning: nothing.
@@ -160,6 +161,29 @@ class Split:
 
 
 @dataclass(frozen=True)
+class Extra:
+    """Further photos that only train: a folder of `visionapps pseudo`, or masks that the dataset's classes read.
+
+    Args:
+        images: folder of photos or rasters.
+        masks: folder of their masks or pseudo-labels; ``{fold}`` in it stands for the number of split.fold.
+        weight: how often crops are drawn from these photos, relative to their area; the dataset's own have 1.
+        mask_suffix: what mask names have more than image names.
+    """
+
+    images: str
+    masks: str
+    weight: float = 1.0
+    mask_suffix: str = ""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < math.inf:
+            raise ConfigError(
+                f"extra: weight {self.weight} of {self.masks} must be positive; leave a source out that shall not count"
+            )
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Photos and their masks.
 
@@ -176,6 +200,7 @@ class Dataset:
         policies: what to do about problems.
         cache: folder of decoded photos; None: visionapps/photos in the user's cache folder.
         cache_gb: most that the cache may hold.
+        extra: further photos that only train.
     """
 
     images: str
@@ -190,9 +215,10 @@ class Dataset:
     policies: Policies = Policies()
     cache: str | None = None
     cache_gb: float = 32.0
+    extra: tuple[Extra, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("classes", "void_ids", "void_colors", "bands", "resize"):
+        for name in ("classes", "void_ids", "void_colors", "bands", "resize", "extra"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):

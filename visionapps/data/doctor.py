@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from visionapps.data.dataset import Dataset, Findings, Pair, Policies, Problem, find_pairs
+from visionapps.data.extra import Opened, apart, extra_photos, open_extras, taught_by_validation
 from visionapps.data.images import read_header
-from visionapps.data.ingest import Ingest
+from visionapps.data.ingest import Ingest, Stored, judged
 from visionapps.data.labels import MaskCoding
 from visionapps.data.likeness import SIDE, near_duplicates
 from visionapps.data.splits import Weight, beyond_buffer, cut_blocks, divide, group_name
@@ -35,6 +36,7 @@ class Examination(Findings):
         bands: channels of every photo.
         dtype: of every photo.
         source: the folder of images.
+        extra: items that only train, of the dataset's extra sources.
     """
 
     train: tuple[Photo, ...]
@@ -44,6 +46,17 @@ class Examination(Findings):
     bands: int
     dtype: str
     source: str
+    extra: tuple[Photo, ...] = ()
+
+    @property
+    def learned(self) -> tuple[Photo, ...]:
+        """All items that crops are drawn from: those of the split that train, and the extra ones."""
+        return (*self.train, *self.extra)
+
+    def sources(self) -> dict[str, tuple[Photo, ...]]:
+        """The extra items by their source."""
+        names = dict.fromkeys(photo.origin for photo in self.extra)
+        return {name: tuple(photo for photo in self.extra if photo.origin == name) for name in names}
 
     @property
     def class_pixels(self) -> dict[str, tuple[int, ...]]:
@@ -65,20 +78,27 @@ class Examination(Findings):
                 "class_pixels": dict(zip(names, pixels, strict=True)),
                 "class_photos": {n: sum(p.class_pixels[k] > 0 for p in photos) for k, n in enumerate(names)},
             }
+        extra = [
+            {
+                "source": name,
+                "weight": photos[0].weight,
+                "soft": photos[0].soft,
+                "photos": [p.name for p in photos],
+                "pixels": sum(p.size[0] * p.size[1] for p in photos),
+                "class_pixels": dict(zip(names, _sum_pixels(photos, self.coding), strict=True)),
+            }
+            for name, photos in self.sources().items()
+        ]
         return {
             "images": self.source,
             "bands": self.bands,
             "dtype": self.dtype,
             "coding": self.coding.to_dict(),
             "splits": splits,
+            "extra": extra,
             "counts": [{"kind": k, "action": a, "count": n} for (k, a), n in sorted(self.counts.items())],
             "problems": [asdict(p) for p in self.problems],
         }
-
-
-class _Stored(NamedTuple):
-    pair: Pair
-    entry: Entry
 
 
 def examine(dataset: Dataset, *, progress: bool = False) -> Examination:
@@ -92,15 +112,20 @@ def examine(dataset: Dataset, *, progress: bool = False) -> Examination:
         The division and all problems; call raise_on_errors before training on it.
 
     Raises:
-        ConfigError: the class table contradicts itself, or the decoded photos do not fit into cache_gb.
+        ConfigError: the class table contradicts itself, extra labels have other classes, or the decoded photos do not
+            fit into cache_gb.
         DataError: a folder is missing or empty, or no mask belongs to an image.
         OutputError: the cache cannot be written.
     """
     coding = dataset.coding()
     pairs, problems = find_pairs(dataset)
     ingest = Ingest(dataset, coding, Store(dataset.cache_folder(), dataset.cache_gb))
-    stored = [_Stored(*both) for both in zip(pairs, _put_all(ingest, pairs, progress), strict=True)]
-    problems += _judge(stored, dataset.policies)
+    opened, more = open_extras(dataset, coding, ingest.store)
+    problems += more
+    entries = iter(_put_all([(ingest, pairs), *((source.ingest, source.pairs) for source in opened)], progress))
+    stored = [Stored(pair, next(entries)) for pair in pairs]
+    beside = [[Stored(pair, next(entries)) for pair in source.pairs] for source in opened]
+    problems += judged(stored, dataset.policies)
     stored = [s for s in stored if s.entry.folder]
     stored, more = _alike_in_bands(stored, dataset.policies)
     problems += more
@@ -116,46 +141,56 @@ def examine(dataset: Dataset, *, progress: bool = False) -> Examination:
     if dataset.masks is not None and (train or val):
         problems += _class_problems(train, val, coding, dataset.policies)
     first = stored[0].entry if stored else Entry("")
-    return Examination(tuple(train), tuple(val), coding, tuple(problems), first.bands, first.dtype, dataset.images)
+    extra, more = _extras(opened, beside, train, val, first, dataset.policies)
+    problems += more
+    return Examination(
+        tuple(train), tuple(val), coding, tuple(problems), first.bands, first.dtype, dataset.images, tuple(extra)
+    )
 
 
-def _put_all(ingest: Ingest, pairs: Sequence[Pair], progress: bool) -> list[Entry]:
+def _put_all(sources: Sequence[tuple[Ingest, Sequence[Pair]]], progress: bool) -> list[Entry]:
+    """The entries of all photos of all sources, which share a store, in order."""
     from tqdm import tqdm
 
-    keys = {ingest.key(pair): pair for pair in pairs}
-    needed = 0
-    for key, pair in keys.items():
-        if ingest.store.find(key) is None:
+    items = [(ingest, pair) for ingest, pairs in sources for pair in pairs]
+    keys = {ingest.key(pair): (ingest, pair) for ingest, pair in items}
+    store, needed = sources[0][0].store, 0
+    for key, (ingest, pair) in keys.items():
+        if store.find(key) is None:
             try:
                 needed += ingest.bytes_of(read_header(pair.image, ingest.dataset.bands))
             except DataError:  # reported when it is decoded
                 continue
     if needed:
-        ingest.store.make_room(needed, keys.keys())
+        store.make_room(needed, keys.keys())
     pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     try:
-        jobs = pool.map(ingest.put, pairs)
+        jobs = pool.map(lambda item: item[0].put(item[1]), items)
         quiet = None if progress else True  # None: silent where stderr is no terminal
-        return list(tqdm(jobs, "reading photos", len(pairs), unit="photo", disable=quiet, leave=False))
+        return list(tqdm(jobs, "reading photos", len(items), unit="photo", disable=quiet, leave=False))
     finally:
         pool.shutdown(cancel_futures=True)  # on Ctrl-C or a full disk nobody waits for the rest
 
 
-def _judge(stored: Iterable[_Stored], policies: Policies) -> list[Problem]:
-    """What the policies make of the findings."""
-    problems = []
-    for pair, entry in stored:
-        actions = [policies.action(f.kind) for f in entry.findings]
-        if not entry.folder and not {"error", "dropped"} & set(actions):
-            actions = ["error"] * len(actions)  # the policy was to mend it, but that cannot be done
-        problems += [
-            Problem(f.kind, str(pair.image if f.kind == "bands" else pair.mask or pair.image), f.message, action)
-            for f, action in zip(entry.findings, actions, strict=True)
-        ]
-    return problems
+def _extras(
+    opened: Sequence[Opened],
+    beside: Sequence[Sequence[Stored]],
+    train: Sequence[Photo],
+    val: Sequence[Photo],
+    first: Entry,
+    policies: Policies,
+) -> tuple[list[Photo], list[Problem]]:
+    """The photos of the extra sources that may train beside a split."""
+    found, problems = [], []
+    for source, stored in zip(opened, beside, strict=True):
+        photos, more = extra_photos(source, stored, policies, (first.bands, first.dtype) if first.folder else None)
+        found += photos
+        problems += more
+    found, more = apart(found, train, val, policies)
+    return found, [*problems, *more, *taught_by_validation(opened, val)]
 
 
-def _alike_in_bands(stored: list[_Stored], policies: Policies) -> tuple[list[_Stored], list[Problem]]:
+def _alike_in_bands(stored: list[Stored], policies: Policies) -> tuple[list[Stored], list[Problem]]:
     """Leave out photos that differ from most in bands or dtype."""
     kinds = Counter((s.entry.bands, s.entry.dtype) for s in stored)
     if len(kinds) < 2:
@@ -175,7 +210,7 @@ def _alike_in_bands(stored: list[_Stored], policies: Policies) -> tuple[list[_St
     return [s for s in stored if (s.entry.bands, s.entry.dtype) == (bands, dtype)], problems
 
 
-def _with_labels(stored: list[_Stored], policies: Policies) -> tuple[list[_Stored], list[Problem]]:
+def _with_labels(stored: list[Stored], policies: Policies) -> tuple[list[Stored], list[Problem]]:
     problems = [
         Problem(
             "unlabelled",
@@ -191,7 +226,7 @@ def _with_labels(stored: list[_Stored], policies: Policies) -> tuple[list[_Store
     return stored, problems
 
 
-def _items(stored: Iterable[_Stored], dataset: Dataset) -> tuple[list[Photo], list[Problem]]:
+def _items(stored: Iterable[Stored], dataset: Dataset) -> tuple[list[Photo], list[Problem]]:
     """Photos with their groups, or the blocks of photos."""
     items, problems = [], []
     for pair, entry in stored:
@@ -231,7 +266,7 @@ def _divided(items: Sequence[Photo], dataset: Dataset) -> tuple[list[Photo], lis
 
 
 def _without_leaks(
-    train: list[Photo], val: list[Photo], stored: Sequence[_Stored], policies: Policies
+    train: list[Photo], val: list[Photo], stored: Sequence[Stored], policies: Policies
 ) -> tuple[list[Photo], list[Problem]]:
     """Find near-duplicates across the splits, and leave them out of training if the policy says so."""
     pictures = {str(s.pair.image): np.array(s.entry.likeness, np.float32).reshape(SIDE, SIDE) for s in stored}

@@ -20,6 +20,8 @@ class Counted(Protocol):
     def size(self) -> tuple[int, int]: ...  # (H, W)
     @property
     def presence(self) -> np.ndarray: ...  # (ceil(H / CELL), ceil(W / CELL), K) labelled pixels per cell and class
+    @property
+    def weight(self) -> float: ...  # how often it is drawn, relative to its area
 
 
 class ClassCells:
@@ -37,7 +39,9 @@ class ClassCells:
             presence = photo.presence
             by_class = presence.reshape(-1, presence.shape[2]).T
             kinds, places = np.nonzero(by_class)
-            found.append((kinds.astype(np.uint8), (places + first[-1]).astype(np.int32), by_class[kinds, places]))
+            counts = by_class[kinds, places]
+            weighted = counts if photo.weight == 1 else counts * np.float32(photo.weight)
+            found.append((kinds.astype(np.uint8), (places + first[-1]).astype(np.int32), weighted))
             self._columns.append(presence.shape[1])
             first.append(first[-1] + by_class.shape[1])
         self._first = np.array(first)  # cells are numbered throughout the photos

@@ -7,6 +7,7 @@ w_k keep that: sum_k q_k w_k (-log p_k). Losses that are not linear in the targe
 the teacher thinks, not their mean. Shapes: K classes, H W photo, h w window.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,8 +62,9 @@ def read_soft(path: Path, order: Sequence[int]) -> np.ndarray:
         DataError: it cannot be read, or has other planes.
     """
     import rasterio
-    from rasterio.errors import RasterioError
+    from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)  # labels of photos lie nowhere
     try:
         with rasterio.open(path) as raster:
             if raster.count != len(order) or set(raster.dtypes) != {"uint8"}:

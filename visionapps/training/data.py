@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 from visionapps.data.crops import EpochIndices, EvalTiles, RandomCrops, Sample, collate, init_worker
 from visionapps.data.dataset import Dataset
 from visionapps.data.doctor import Examination, examine
+from visionapps.data.seen import Seen
 from visionapps.data.transforms import Augment
 from visionapps.errors import ConfigError
 from visionapps.structures import LabelSpace
@@ -94,6 +95,7 @@ class SegmentationData(LightningDataModule):
         self.workers = min(8, max(0, (os.cpu_count() or 1) - 1)) if workers is None else workers
         self.seed = seed
         self.examination: Examination | None = None
+        self._seen: Seen | None = None
 
     @property
     def labels(self) -> LabelSpace:
@@ -116,10 +118,16 @@ class SegmentationData(LightningDataModule):
             self.examination = examine(self.dataset, progress=True)
             self.examination.raise_on_errors()
 
+    def seen(self) -> Seen:
+        """What training on these photos shows a model; known after setup."""
+        if self._seen is None:
+            self._seen = Seen.of(self._examined().learned)
+        return self._seen
+
     def random_crops(self) -> RandomCrops:
         """What training draws from; one epoch long."""
-        crops, photos = self.crops, self._examined().train
-        area = sum(photo.size[0] * photo.size[1] for photo in photos)
+        crops, photos = self.crops, self._examined().learned
+        area = sum(photo.size[0] * photo.size[1] * photo.weight for photo in photos)
         return RandomCrops(
             photos,
             size=crops.size,

@@ -7,6 +7,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from visionapps.data.crops import Sample
+from visionapps.data.seen import Seen, joined
+from visionapps.inference.seen_files import stored_seen
 from visionapps.metrics.confusion import Confusion, Scores
 from visionapps.segmentation.base import Segmentor
 from visionapps.structures import LabelSpace
@@ -48,6 +50,7 @@ class SegmentationTask(Task):
         self.scores: Scores | None = None
         self._confusion: Confusion | None = None
         self._losses = RunningMean()
+        self._seen_before: list[Seen | None] = []
 
     def meet(self, data: SegmentationData) -> None:
         self._confusion = Confusion(len(data.labels), ignore=data.labels.ignore)
@@ -103,6 +106,7 @@ class SegmentationTask(Task):
         """Write down, as plain data, all that is needed to rebuild the model without the config."""
         assert self.labels is not None
         data = self.trainer.datamodule  # type: ignore[attr-defined]
+        seen = joined([data.seen(), *self._seen_before])
         checkpoint["visionapps"] = {
             "recipe": self.model.recipe,
             "spec": self.model.spec.to_dict(),
@@ -110,4 +114,10 @@ class SegmentationTask(Task):
             "tile": round_up(data.val_tile, self.model.levels[-1].stride),
             "resize": list(data.dataset.resize) if data.dataset.resize else None,
             "metrics": self.scores.to_dict(self.labels.names) if self.scores else {},
+            "seen": None if seen is None else {n: torch.from_numpy(a.copy()) for n, a in seen.arrays().items()},
         }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What the run saw before it was interrupted is seen, whatever it goes on with."""
+        super().on_load_checkpoint(checkpoint)
+        self._seen_before.append(stored_seen(checkpoint["visionapps"].get("seen"), "the checkpoint"))
