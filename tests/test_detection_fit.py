@@ -351,7 +351,7 @@ def test_two_processes_score_all_tiles_of_all_photos_together(trained: tuple[Pat
     view = {"tile": 64, "overlap": 32, "per_epoch": 32}
     config = changed(trained, tmp_path, ((*DATA, "view"), view))
     words = ["fit", "--config", str(config), "--out", str(tmp_path / "out")]
-    words += ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    words += ["--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.max_epochs", "1"]
     done = subprocess.run(
         [sys.executable, "-m", "visionapps.cli.main", *words], capture_output=True, text=True, check=False
     )

@@ -245,7 +245,7 @@ def one_thread():
 
 def make_field(folder: Path) -> Field:
     torch.manual_seed(0)
-    model = unet("resnet18", 4)
+    model = unet("test_efficientnet", 4, channels=(8, 8, 8, 8, 8))  # timm's own fake network, in every process
     Bundle(model, LabelSpace.named(["a", "b", "c", "d"]), TILE).save(folder / "bundle")
     image = np.random.default_rng(0).integers(0, 256, (3, 600, 150), dtype=np.uint8)
     image[:, 100:220, :60] = 0
@@ -390,6 +390,7 @@ needs_pidfd = pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="waits fo
 
 
 @needs_pidfd
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_all_processes(made):
     def interrupted():
         with LocalWorkers(made.computing, made.reading, devices=("cpu", "cpu")) as workers:
