@@ -52,8 +52,9 @@ def test_levels_are_the_strides_and_widths_of_the_papers(name):
     ],
 )
 def test_every_kind_of_network_keeps_the_contract_for_any_number_of_bands(name, count):
-    check_backbone(pyramid(name, spec=bands(count)))
-    check_backbone(pyramid(name, spec=bands(count)), multiples=(1, 5))
+    backbone = pyramid(name, spec=bands(count))
+    check_backbone(backbone)
+    check_backbone(backbone, multiples=(1, 5))
 
 
 def test_maps_of_a_resnet_are_those_of_torchvision(tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -95,11 +96,16 @@ def test_a_file_of_torchvision_finds_what_it_finds_there(kind, tmp_path):
         pytest.skip("the same network as without 320")
     network = build(kind)
     most = Limits(most=20 if "mask" in kind else 100)
+    proposals = 150  # of both sides, after their own suppression; heads on a thousand take seconds
     image = raw(64, 128)  # a size at which torchvision's strides are true on the coarsest map, too
+    if "rcnn" in kind:
+        network.rpn._post_nms_top_n["testing"] = proposals
     expected = detections_of_torchvision(network, image)
     torch.save(network.state_dict(), tmp_path / "their.pth")
     ours = torchvision_detector(kind, 90, checkpoint=str(tmp_path / "their.pth"), limits=most).eval()
     ours.load_pretrained(COCO)
+    if "rcnn" in kind:
+        ours.rpn.limits = replace(ours.rpn.limits, after=(proposals, proposals))
     with torch.no_grad():
         (got,) = ours.detect(image, ((64, 128),))
     labels = expected["labels"] - 1

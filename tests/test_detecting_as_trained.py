@@ -14,6 +14,7 @@ from visionapps.inference.detecting import ObjectPredictor, known, search
 from visionapps.inference.merging import Merging
 from visionapps.inference.sources import ArraySource
 from visionapps.models import fast_rcnn, faster_rcnn
+from visionapps.models.options import Regions
 from visionapps.structures import Rescale
 from visionapps.training.found import Found
 from visionapps.windows import Window
@@ -43,7 +44,7 @@ def as_validated(model, photos, view):
 @pytest.mark.parametrize("build", [faster_rcnn, fast_rcnn])
 def test_a_scaled_photo_is_the_same_in_validation_and_prediction(photos, build):
     torch.manual_seed(0)
-    model = build("mobilenetv2_050", num_classes=3)
+    model = build("mobilenetv2_050", num_classes=3, regions=Regions(hidden=32))
     model.limits = replace(model.limits, score=0.0, most=40)
     view = View(rescale=Rescale(131, 200))  # 90 px become 131.0 by a factor that no size of whole pixels has
     predictor = ObjectPredictor(model, rescale=view.rescale, device="cpu", batch=1, precision="fp32")
