@@ -166,6 +166,7 @@ def test_resuming_goes_on_from_the_last_epoch(trained: tuple[Path, Path], tmp_pa
     assert checkpoint["global_step"] == 12  # 3 epochs of 4 batches: the first two were not repeated
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupted_run_goes_on_from_its_last_step(trained: tuple[Path, Path], tmp_path: Path):
     import signal
 
@@ -181,12 +182,8 @@ def test_an_interrupted_run_goes_on_from_its_last_step(trained: tuple[Path, Path
     out = tmp_path / "out"
     trainer, task, data, _ = build(trained[0], out, [])
     trainer.callbacks.append(PressCtrlC())
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit):
-            trainer.fit(task, data)
-    finally:
-        signal.signal(signal.SIGINT, before)  # Lightning leaves it ignored
+    with pytest.raises(SystemExit):
+        trainer.fit(task, data)
     assert torch.load(out / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
     assert main(["fit", "--config", str(trained[0]), "--out", str(out), "--resume", "--no-report"]) == 0
     assert torch.load(out / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 8  # 2 epochs of 4 batches
