@@ -94,6 +94,41 @@ def vars_of(dialect: Dialect) -> dict:
     return {name: getattr(dialect, name) for name in Dialect.__dataclass_fields__}
 
 
+class TestPaddedClasses:
+    dialect = Dialect(order="column", row_id="{id}_{class}")
+    masks = (("a", np.array([[1, 2]])),)
+
+    def test_a_sample_that_pads_them_is_refused_and_names_are_the_way_out(self, tmp_path):
+        sample = write_text(tmp_path / "sample.csv", "ImageId,EncodedPixels\na_01,\na_02,\n")
+        message = (
+            r"id 'a_01' holds the class 01, which would be written as 1; if the competition wants that, give labels "
+            r"and names: --labels 1,2 --names 01,02"
+        )
+        with pytest.raises(ConfigError, match=message):
+            write_submission(self.masks, tmp_path / "s.csv", dialect=self.dialect, classes=3, sample=sample)
+        named = Dialect(**{**vars_of(self.dialect), "labels": (1, 2), "names": ("01", "02")})
+        write_submission(self.masks, tmp_path / "s.csv", dialect=named, sample=sample)
+        assert lines(tmp_path / "s.csv")[1:] == ["a_01,1 1", "a_02,2 1"]
+        assert verify(tmp_path / "s.csv", named, sample=sample, masks=self.masks).problems == ()
+
+    def test_a_submission_that_pads_them_is_not_taken_for_one_that_does_not(self, tmp_path):
+        path = write_text(tmp_path / "s.csv", "ImageId,EncodedPixels\na_01,1 1\na_2,2 1\n")
+        problems = verify(path, self.dialect, classes=3).problems
+        assert problems[0].startswith("line 2: id 'a_01' holds the class 01, which would be written as 1; if the")
+        assert problems[1:] == ("1 rows are missing: a_1",)
+        with pytest.raises(DataError, match="holds the class 01"):
+            read_submission(path, self.dialect)
+
+    def test_in_a_column_and_in_keys_it_is_the_same_and_0_is_a_class(self):
+        column = Dialect(order="row", header=("id", "class", "rle"), row_id="{id},{class}")
+        with pytest.raises(DataError, match="id '00' holds the class 00, which would be written as 0"):
+            column.split(["a", "00", ""])
+        with pytest.raises(DataError, match="id 'a,007' holds the class 007"):
+            column.split_key("a,007")
+        assert column.split_key("a,0") == ("a", 0)
+        assert column.split(["01", "10", ""])[:2] == ("01", 10)
+
+
 def test_severstal_has_four_rows_a_picture_with_the_class_behind_its_file_name(tmp_path):
     write_submission([("0002cc93b", np.array([[0, 3], [0, 3]]))], tmp_path / "s.csv", dialect=SEVERSTAL)
     assert lines(tmp_path / "s.csv") == [

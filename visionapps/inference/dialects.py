@@ -151,14 +151,15 @@ class Dialect:
                 raise DataError(f"{what} {cell[:80]!r} does not have the form {form}{self._known_names(form)}")
             found |= match.groupdict()
         size = (int(found["height"]), int(found["width"])) if self.tells_size else None
-        return RowParts(found["id"], self._label_of(found.get("class")), found["mask"], size)
+        cell = next((cell for form, cell in zip(self.columns, cells, strict=True) if "{class}" in form), "")
+        return RowParts(found["id"], self._label_of(found.get("class"), cell), found["mask"], size)
 
     def split_key(self, key: str) -> tuple[str, int | None]:
         """The image and, where every class has a row, the label of a row's key."""
         found = _pattern(self._key_form, self.names).fullmatch(key)
         if not found:
             raise DataError(f"id {key!r} does not have the form {self._key_form}{self._known_names(self._key_form)}")
-        return found["id"], self._label_of(found.groupdict().get("class"))
+        return found["id"], self._label_of(found.groupdict().get("class"), key)
 
     @cached_property
     def _key_form(self) -> str:
@@ -168,10 +169,17 @@ class Dialect:
     def _patterns(self) -> tuple[re.Pattern[str], ...]:
         return tuple(_pattern(form, self.names) for form in self.columns)
 
-    def _label_of(self, text: str | None) -> int | None:
+    def _label_of(self, text: str | None, cell: str) -> int | None:
         if text is None:
             return None
-        return int(text) if self.names is None or self.labels is None else self.labels[self.names.index(text)]
+        if self.names is not None and self.labels is not None:
+            return self.labels[self.names.index(text)]
+        if text != str(int(text)):
+            raise DataError(  # such an id would match no other file
+                f"id {cell[:80]!r} holds the class {text}, which would be written as {int(text)}; if the competition "
+                f"wants that, give labels and names: --labels 1,2 --names {','.join(k.zfill(len(text)) for k in '12')}"
+            )
+        return int(text)
 
     def _known_names(self, form: str) -> str:
         shown = self.names is not None and "{class}" in form
