@@ -362,7 +362,8 @@ def test_both_rules_differ_on_hrud_photos_and_each_is_that_of_its_library(full):
         ({"names": [1], "labels": [1]}, "names (1,) must be texts"),
         ({"row_id": "{id},{class}"}, "the rows {id},{class},{mask} have 3 cells, but the header has 2 titles"),
         ({"row_id": "{id}_{height}"}, "has one of {height} and {width}"),
-        ({"row_id": "{id}{mask}"}, "has {mask} in one cell with another"),
+        ({"row_id": "{id}{mask}"}, "has {mask} or a size in one cell with others"),
+        ({"row_id": "{id}_{height}x{width}"}, "has {mask} or a size in one cell with others"),
         ({"row_id": "{id}_{id}"}, "must hold {id} once"),
     ],
 )  # fmt: skip

@@ -341,8 +341,11 @@ def _check_ids(dialect: Dialect) -> None:
         )
     if ("height" in parts) != ("width" in parts):
         raise ConfigError(f"dialect: row_id {row_id!r} has one of {{height}} and {{width}}; give both, or none")
-    if any("{mask}" in form and len(re.findall(r"\{", form)) > 1 for form in dialect.columns):
-        raise ConfigError(f"dialect: row_id {row_id!r} has {{mask}} in one cell with another; put a comma between them")
+    kinds = ("{mask}",), ("{id}", "{class}"), ("{height}", "{width}")
+    if any(sum(any(part in form for part in kind) for kind in kinds) > 1 for form in dialect.columns):
+        raise ConfigError(
+            f"dialect: row_id {row_id!r} has {{mask}} or a size in one cell with others; part it by commas"
+        )
     if len(dialect.columns) != len(header):
         raise ConfigError(
             f"dialect: the rows {','.join(dialect.columns)} have {len(dialect.columns)} cells, but the header has "
