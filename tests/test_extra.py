@@ -218,6 +218,9 @@ def test_unfinished_and_damaged_labels_are_refused(folder):
     with pytest.raises(DataError, match=r"pseudo\.json: damaged .*write the labels anew with `visionapps pseudo`"):
         examine(folder.dataset())
     (folder.root / "half" / "predictions").mkdir(parents=True)
+    (folder.root / "half" / "predictions" / "teacher.json").write_text("{}")
+    with pytest.raises(DataError, match=r"predictions: holds predictions, sure or not; give .*half, where the labels"):
+        examine(folder.dataset(masks="half/predictions"))
     with pytest.raises(DataError, match="half: the pseudo-labels are not finished, only predictions are there; run"):
         examine(folder.dataset(masks="half"))
     with pytest.raises(DataError, match="nowhere: no such folder"):
@@ -259,6 +262,13 @@ def test_labels_of_a_fold_go_with_it(folder):
     assert [p.origin for p in found.extra] == [str(folder.root / "fold_2")] * 2
     with pytest.raises(DataError, match="fold_0: no such folder"):
         examine(dataset)
+
+
+def test_a_source_that_is_named_twice_is_refused_and_a_key_without_sources_means_none(folder):
+    dataset = folder.dataset()
+    with pytest.raises(ConfigError, match=r"extra: .*pseudo is a source twice; give it once, with a larger weight"):
+        replace(dataset, extra=dataset.extra * 2)
+    assert replace(dataset, extra=None).extra == ()
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])

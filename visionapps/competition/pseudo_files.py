@@ -16,7 +16,7 @@ import numpy as np
 from visionapps.competition.predicting import to_levels
 from visionapps.competition.pseudo import Rule, Tally, count_levels, unsure
 from visionapps.data.images import image_size, read_mask
-from visionapps.data.pseudo_table import INDEX, MASKS, PREDICTIONS, PseudoTable
+from visionapps.data.pseudo_table import INDEX, MASKS, PREDICTIONS, TEACHER, PseudoTable
 from visionapps.errors import DataError, OutputError
 from visionapps.files import refuse_existing, whole_output
 from visionapps.inference.draw import file_hash, fingerprint
@@ -29,7 +29,6 @@ from visionapps.inference.work import Computing, Reading
 from visionapps.structures import LabelSpace
 from visionapps.windows import Window
 
-TEACHER = "teacher.json"  # in the folder of predictions: whose they are
 _ROWS = 512  # of the blocks of the files
 _OPTIONS = MapOptions(overviews=False)
 

@@ -218,11 +218,15 @@ class Dataset:
     extra: tuple[Extra, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("classes", "void_ids", "void_colors", "bands", "resize", "extra"):
+        object.__setattr__(self, "extra", tuple(self.extra or ()))  # YAML makes null of a key without a value
+        for name in ("classes", "void_ids", "void_colors", "bands", "resize"):
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.resize is not None and (len(self.resize) != 2 or min(self.resize) < 1):
             raise ConfigError(f"resize: {self.resize} must be a height and a width of at least 1 pixel")
+        twice = [name for name, count in Counter(extra.masks for extra in self.extra).items() if count > 1]
+        if twice:
+            raise ConfigError(f"extra: {twice[0]} is a source twice; give it once, with a larger weight")
         if self.cache_gb <= 0:
             raise ConfigError(f"cache_gb: {self.cache_gb} must be positive")
 

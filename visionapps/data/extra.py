@@ -115,6 +115,8 @@ def apart(
     Returns:
         The extra photos that may train, and the problems.
     """
+    if not extras:  # nothing is looked at then: files of a cache from before digests would be read whole
+        return [], []
     action = policies.action("near_duplicate")
     strict: Action = "error" if action == "warning" else action
     known = {**_by_content(train), **_by_content(val)}
@@ -156,12 +158,14 @@ def require_apart(extras: Sequence[Photo], labelled: Sequence[Photo], policies: 
 
 def taught_by_validation(opened: Sequence[Opened], val: Sequence[Photo]) -> list[Problem]:
     """Warnings where the teacher of pseudo-labels was trained on photos that validate: the scores will be too good."""
-    photos = _unique(val)
+    taught = [source for source in opened if source.table is not None and source.table.seen is not None]
+    if not taught or not val:
+        return []
+    photos, problems = _unique(val), []
     digests = [bytes.fromhex(_digest(photo)) for photo in photos]
-    problems = []
-    for source in opened:
-        if source.table is None or source.table.seen is None or not photos:
-            continue
+    for source in taught:
+        assert source.table is not None
+        assert source.table.seen is not None
         known = source.table.seen.recognise(digests, _pictures(photos))
         if known:
             named = _some([photos[found.number].name for found in known])

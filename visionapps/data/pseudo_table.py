@@ -17,6 +17,7 @@ from visionapps.files import whole_output
 FORMAT = 1
 INDEX, SEEN = "pseudo.json", "seen.npz"
 MASKS, PREDICTIONS = "masks", "predictions"  # folders of `visionapps pseudo --out`; the first appears when all is done
+TEACHER = "teacher.json"  # in the folder of predictions: whose they are
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,9 @@ def find_table(folder: Path) -> tuple[Path, PseudoTable | None]:
     for place in (folder, folder / MASKS):
         if (place / INDEX).is_file():
             return place, PseudoTable.load(place)
-    if (folder / PREDICTIONS).is_dir():
+    if (folder / TEACHER).is_file():
+        raise DataError(f"{folder}: holds predictions, sure or not; give {folder.parent}, where the labels are")
+    if (folder / PREDICTIONS / TEACHER).is_file():
         raise DataError(
             f"{folder}: the pseudo-labels are not finished, only predictions are there; run the same `visionapps "
             "pseudo` again, which goes on where it stopped"
