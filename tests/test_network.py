@@ -143,27 +143,6 @@ def test_an_ensemble_is_the_weighted_mean_of_the_probabilities() -> None:
     np.testing.assert_allclose(equal(tiles).numpy(), sum(p) / 3, atol=1e-6)
 
 
-@pytest.mark.parametrize("classes", [3, 9, 25])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
-def test_probabilities_are_added_in_slices_that_leave_no_trace(
-    monkeypatch: pytest.MonkeyPatch, classes: int, dtype: Any, layout: Any
-) -> None:
-    torch.manual_seed(0)
-    logits = [torch.randn(2, classes, 37, 9).mul(3).to(dtype, memory_format=layout) for _ in range(3)]
-    shares = (0.5, 0.2, 0.3)
-    results = []
-    for numbers in (1, 1 << 18):  # of a slice: several, the last one short; or one
-        monkeypatch.setattr(module, "_SLICE", numbers)
-        total = None
-        for own, share in zip(logits, shares, strict=True):
-            total = module.add_probabilities(own, share, total)
-        results.append(total)
-    assert torch.equal(*results)
-    expected = sum(share * own.double().softmax(1) for own, share in zip(logits, shares, strict=True))
-    torch.testing.assert_close(results[0].double(), expected, rtol=0, atol=3e-7)
-
-
 def test_disagreement_is_the_mean_distance_of_the_members_from_their_mean() -> None:
     models, tiles = [model_of(seed=s) for s in range(3)], tiles_of(2)
     share, p = (0.5, 0.25, 0.25), [softmax(logits_of(model, tiles)) for model in models]

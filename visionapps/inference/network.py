@@ -3,7 +3,6 @@
 Shapes: B tiles, C bands, K classes, S score planes, h w tile.
 """
 
-import itertools
 import logging
 import math
 from collections.abc import Sequence
@@ -25,8 +24,6 @@ from visionapps.structures import InputSpec
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WIDE = 16  # interleaved channels from which on torch's softmax over them is vectorised, and faster than over planes
-_SLICE = 1 << 18  # float32 numbers of a thread at a time: they stay in its second-level cache until they are added up
-_ROWS = 16  # slices are multiples of it, so that they end where vectors do, and no digit depends on how they are cut
 _MANY = 8  # interleaved channels from which on torch is slower than our own loop in turning them into planes
 # What allocators say that raise no OutOfMemoryError.
 _EXHAUSTED = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
@@ -169,20 +166,16 @@ class Network:
         scores = images.new_zeros(batch, self.num_classes + self._disagreement, height, width, dtype=torch.float32)
         mean = scores[:, : self.num_classes]
         opinions: list[tuple[float, Tensor]] = []
-        values = images.float()
         for view in self._views:
-            seen = view.apply(values, stride=self.stride).contiguous(memory_format=torch.channels_last)
+            seen = view.apply(images.float(), stride=self.stride).contiguous(memory_format=torch.channels_last)
             total: Tensor | None = None  # of the members, as they saw the tile: turned back once, not for each
             for member, weight in zip(self._members, self._shares, strict=True):
                 logits = self._logits(member, seen)
                 if view.scale != 1:
                     logits = view.resize_back(logits.float(), height, width)
-                share = weight / len(self._views)
-                if not self._disagreement:
-                    total = add_probabilities(logits, share, total)
-                    continue
-                p = _probabilities(logits)
-                opinions.append((share, _turned_back(view, p).half()))  # half the memory, still finer than 8 bits
+                p, share = _probabilities(logits), weight / len(self._views)
+                if self._disagreement:  # half the memory, and still finer than 8 bits
+                    opinions.append((share, _turned_back(view, p).half()))
                 total = p.mul_(share) if total is None else total.add_(p, alpha=share)
             assert total is not None, "there is one member at least"
             mean.add_(_turned_back(view, total))
@@ -212,36 +205,6 @@ def _probabilities(logits: Tensor) -> Tensor:
     if logits.device.type == "cpu" and logits.shape[1] >= _WIDE and _interleaved(logits):
         return logits.permute(0, 2, 3, 1).softmax(-1, dtype=torch.float32).permute(0, 3, 1, 2)
     return planes_of(logits).softmax(1)
-
-
-def add_probabilities(logits: Tensor, share: float, total: Tensor | None) -> Tensor:
-    """A part of the probabilities, added to those of others. On the CPU they never leave its cache.
-
-    Args:
-        logits: (B, K, h, w).
-        share: that counts.
-        total: (B, K, h, w) float32 of the others, changed in place; None: there are none.
-
-    Returns:
-        The total, in the layout of the first logits.
-    """
-    batch, classes, height, width = logits.shape
-    first = total is None
-    if total is None:
-        wide = classes >= _WIDE and _interleaved(logits)
-        layout = torch.channels_last if wide else torch.contiguous_format
-        total = torch.empty(logits.shape, dtype=torch.float32, device=logits.device, memory_format=layout)
-    cpu = logits.device.type == "cpu"
-    rows = max(1, _SLICE * torch.get_num_threads() // (classes * width * _ROWS)) * _ROWS if cpu else height
-    items = [slice(i, i + 1) for i in range(batch)] if cpu else [slice(None)]
-    for item, row in itertools.product(items, range(0, height, rows)):
-        place = total[item, :, row : row + rows]
-        p = _probabilities(logits[item, :, row : row + rows])
-        if first:
-            torch.mul(p, share, out=place)
-        else:
-            place.add_(p, alpha=share)
-    return total
 
 
 def _turned_back(view: View, scores: Tensor) -> Tensor:
