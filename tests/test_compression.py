@@ -210,7 +210,7 @@ def test_a_bundle_of_any_kind_becomes_a_smaller_one_and_stays_itself(
 ) -> None:
     torch.manual_seed(0)
     model = (
-        unet("resnet10t", 3, channels=(8, 8, 8, 8, 8))
+        unet("test_efficientnet", 3, channels=(8, 8, 8, 8, 8))
         if kind == "segmentor"
         else faster_rcnn(
             "test_efficientnet", 3, features=Features(strides=(8, 16), channels=8), regions=Regions(hidden=8, size=3)
