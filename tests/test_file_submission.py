@@ -165,6 +165,9 @@ class TestSample:
         sample = tar_of(tmp_path / "sample.tar.gz", [("b_x.png", picture(np.zeros((4, 5))))])
         report = write_files(MASKS, tmp_path / "out", dialect=PNG, sample=sample)
         assert (report.left_out, list(unpack(tmp_path / "out"))) == (1, ["b_x.png"])
+        found = verify_files(tmp_path / "out", PNG, sample=sample, masks=MASKS)
+        assert (found.problems, found.compared, found.left_out) == ((), 1, 1)
+        assert len(verify_files(tmp_path / "out", PNG, masks=MASKS).problems) == 1
         tar_of(sample, [("b_x.png", picture(np.zeros((4, 6))))])
         with pytest.raises(DataError, match=r"b_x: mask is 4 x 5 px \(H x W\), but 4 x 6 are wanted"):
             write_files(MASKS, tmp_path / "out2", dialect=PNG, sample=sample)

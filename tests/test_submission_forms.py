@@ -265,6 +265,29 @@ class TestInstances:
         )
 
 
+class TestVerifyingWhatWasWritten:
+    def test_an_image_without_objects_need_not_have_rows_where_the_absent_is_left_out(self, tmp_path):
+        masks = [("a", np.array([[1, 0]])), ("c", np.zeros((1, 2), int))]
+        sizes = {"a": (1, 2), "c": (1, 2)}
+        write_submission(masks, tmp_path / "s.csv", dialect=OBJECTS, classes=2, sizes=sizes)
+        assert lines(tmp_path / "s.csv")[1:] == ["a,1 1,1"]
+        assert verify(tmp_path / "s.csv", OBJECTS, classes=2, sizes=sizes, masks=masks).problems == ()
+        assert verify(tmp_path / "s.csv", OBJECTS, sizes={"c": (1, 2)}).problems == ("1 ids belong to no image: a",)
+
+    @pytest.mark.parametrize("dialect", [KAGGLE, OBJECTS], ids=["row", "skip"])
+    def test_masks_that_the_sample_does_not_name_are_passed_over_and_counted(self, tmp_path, dialect):
+        masks = [("a", np.array([[1, 0]])), ("b", np.array([[0, 1]]))]
+        row = ["a", "1 1", "1"][: len(dialect.header)]
+        sample = write_text(tmp_path / "sample.csv", "\n".join([",".join(dialect.header), ",".join(row), ""]))
+        write_submission(masks, tmp_path / "s.csv", dialect=dialect, classes=2, sample=sample)
+        found = verify(tmp_path / "s.csv", dialect, classes=2, sample=sample, masks=masks)
+        assert (found.problems, found.compared, found.left_out) == ((), 1, 1)
+        # Without the sample nobody says that this mask is not wanted; and one that it names is compared.
+        assert len(verify(tmp_path / "s.csv", dialect, classes=2, masks=masks).problems) == 1
+        other = [("a", np.array([[0, 1]]))]
+        assert len(verify(tmp_path / "s.csv", dialect, classes=2, sample=sample, masks=other).problems) == 1
+
+
 class TestSizes:
     images = ("6411_a.png", "8389_b.png")
 

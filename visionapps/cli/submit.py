@@ -135,8 +135,6 @@ def _write(options: argparse.Namespace, dialect: "Dialect | FileDialect") -> int
 
         report = write_files(masks, options.out, dialect=dialect, **known)
     _show(options.out, report)
-    if report.left_out:
-        print(f"{report.left_out} masks were left out: the sample does not ask for them", file=sys.stderr)
     if report.void_only:
         print(
             f"warning: {report.void_only} of {report.compared} masks hold only background and 255, which means void "
@@ -185,6 +183,8 @@ def _show(path: Path, report: "Report") -> None:
         verdict = f"every pixel of {report.compared} images" if report.compared else "ids and runs"
     headers = ["submission", "rows", "images", "classes", "non-empty rows", "verified"]
     print(render(headers, [[path, report.rows, report.images, report.labels, report.filled, verdict]]))
+    if report.left_out:
+        print(f"{report.left_out} masks were left out: the sample does not ask for them", file=sys.stderr)
 
 
 def _titles(text: str) -> tuple[str, ...]:

@@ -36,7 +36,8 @@ def verify_files(
         classes: labels of the model, the background included.
         sample: what the competition asks for, see ``read_sample_files``.
         sizes: (H, W) of the test images by id.
-        masks: file name (without suffix) and label map of images to compare with.
+        masks: file name (without suffix) and label map of images to compare with; those that the sample does not name
+            are passed over, as in writing.
 
     Raises:
         DataError: the archive or the sample cannot be read, or a mask is unusable.
@@ -53,8 +54,12 @@ def verify_files(
         except DataError as error:
             check.problems.append(str(error))
     check.names(None if wanted is None else wanted.names, sizes)
-    compared = 0
+    compared = left_out = 0
+    asked = None if wanted is None else frozenset(dialect.split(name)[0] for name in wanted.names)
     for name, mask in masks:
+        if asked is not None and dialect.image_of(name) not in asked:
+            left_out += 1
+            continue
         for file, plane in planes_of(name, mask, dialect=dialect, written=check.written, classes=classes):
             check.compare(file, remember(plane))
         compared += 1
@@ -65,6 +70,7 @@ def verify_files(
         labels=len(check.written) if dialect.per_class else 1,
         filled=sum(plane.filled for plane in planes),
         compared=compared,
+        left_out=left_out,
         problems=tuple(check.problems),
     )
 

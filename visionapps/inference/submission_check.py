@@ -61,9 +61,10 @@ def verify(
         dialect: its rules.
         classes: labels of the model, the background included; None: as the dialect says, or as the file has them.
         sample: the competition's sample_submission.csv, for ids, order, and sizes where its rows tell them.
-        sizes: (H, W) of the test images by id: each must have rows, and others must not.
+        sizes: (H, W) of the test images by id: others must not have rows, and each of these must, unless the dialect
+            skips what is absent.
         masks: file name (without suffix) and label map of images to compare with; also tells sizes that the dialect
-            leaves open.
+            leaves open. Those that the sample does not name are passed over, as in writing.
 
     Raises:
         DataError: a file is missing or is no CSV, or a mask is unusable.
@@ -74,7 +75,7 @@ def verify(
     written = _written(rows, dialect, classes=classes)
     wanted = None if sample is None else read_sample(sample, dialect)
     problems += _id_problems(rows, dialect, written=written, wanted=None if wanted is None else wanted.keys)
-    problems += _image_problems(rows, sizes)
+    problems += _image_problems(rows, sizes, dialect)
     known = {**(wanted.sizes if wanted else {}), **(sizes or {})}
     known = {row.image: size for row in rows if (size := dialect.resize or known.get(row.image))}
     problems += _size_problems(rows, known)
@@ -87,18 +88,20 @@ def verify(
         else:
             problems.append(found)
     of_image = by_image(usable)
-    for image in list(of_image):
-        found = _overlap(image, of_image[image], dialect)
-        if found:
-            problems.append(found)
-            del of_image[image]
-    compared = 0
+    overlaps = {image: found for image, own in of_image.items() if (found := _overlap(image, own, dialect))}
+    problems += overlaps.values()
+    compared = left_out = 0
+    asked = None if wanted is None else images_of(wanted.keys, dialect)
     for name, mask in masks:
-        places = to_places(name, mask, dialect=dialect, written=written, classes=classes)
         image = dialect.image_of(name)
-        problems += _differences(places, of_image.get(image, []), image=image, dialect=dialect, written=written)
+        if asked is not None and image not in asked:
+            left_out += 1
+            continue
+        places = to_places(name, mask, dialect=dialect, written=written, classes=classes)
+        own = [] if image in overlaps else of_image.get(image, [])
+        problems += _differences(places, own, image=image, dialect=dialect, written=written)
         compared += 1
-    return count_rows(rows, dialect, written=written, compared=compared, problems=problems)
+    return count_rows(rows, dialect, written=written, compared=compared, left_out=left_out, problems=problems)
 
 
 def _written(rows: Sequence[Row], dialect: Dialect, *, classes: int | None) -> tuple[int, ...]:
@@ -144,8 +147,8 @@ def _order_problems(found: Sequence[str], wanted: Sequence[str] | None, missing:
         yield f"rows are in another order than in the sample, first row {i + 1}: {found[i]}, not {expected[i]}"
 
 
-def _image_problems(rows: Iterable[Row], sizes: Mapping[str, Size] | None) -> Iterator[str]:
-    """Rows of no image, and images without rows."""
+def _image_problems(rows: Iterable[Row], sizes: Mapping[str, Size] | None, dialect: Dialect) -> Iterator[str]:
+    """Rows of no image, and images without rows where each has some."""
     if sizes is None:
         return
     there = {row.image for row in rows}
@@ -153,7 +156,7 @@ def _image_problems(rows: Iterable[Row], sizes: Mapping[str, Size] | None) -> It
     if strange:
         yield f"{len(strange)} ids belong to no image: {some(strange)}"
     without = [image for image in sizes if image not in there]
-    if without:
+    if without and dialect.absent == "row":
         yield f"{len(without)} images have no rows: {some(without)}"
 
 
