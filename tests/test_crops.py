@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
+from visionapps.data.balance import Balance
 from visionapps.data.crops import (
     EpochIndices,
     EvalTiles,
@@ -201,7 +202,7 @@ def test_balance_draws_rare_classes_as_often_as_it_promises():
 
 
 def test_a_balanced_crop_holds_the_whole_cell_and_moves_around_it():
-    crops = RandomCrops([rare()], size=128, length=1, balance=1.0, weights=[0, 0, 1, 0])
+    crops = RandomCrops([rare()], size=128, length=1, balance=Balance(1.0, (0, 0, 1, 0)))
     places = set()
     for i in range(200):
         _, window = crops.draw(i)
@@ -220,7 +221,10 @@ def test_balanced_crops_stay_inside_the_photo_at_its_corners():
     truth = np.zeros((200, 150), dtype=np.uint8)
     truth[-1, -1] = 3
     crops = RandomCrops(
-        [MemoryPhoto(np.zeros((200, 150, 3), np.uint8), truth)], size=100, length=1, balance=1.0, weights=[0, 0, 0, 1]
+        [MemoryPhoto(np.zeros((200, 150, 3), np.uint8), truth)],
+        size=100,
+        length=1,
+        balance=Balance(1.0, (0, 0, 0, 1)),
     )
     for i in range(30):
         window = crops.draw(i)[1]
@@ -229,7 +233,7 @@ def test_balanced_crops_stay_inside_the_photo_at_its_corners():
 
 
 def test_a_crop_smaller_than_a_cell_lies_inside_it():
-    crops = RandomCrops([rare()], size=16, length=1, balance=1.0, weights=[0, 0, 1, 0])
+    crops = RandomCrops([rare()], size=16, length=1, balance=Balance(1.0, (0, 0, 1, 0)))
     for i in range(50):
         window = crops.draw(i)[1]
         assert window.intersect(Window(3 * CELL, 7 * CELL, CELL, CELL)) == window
@@ -333,8 +337,8 @@ def test_context_surrounds_the_core_of_an_inner_tile():
         ({"size": 0}, "size 0 and length 5 must be at least 1"),
         ({"balance": 1.5}, r"balance 1.5 must be in \[0, 1\]"),
         ({"scale": (2.0, 1.0)}, "positive and ascending"),
-        ({"weights": [1, 1]}, "must be 4 numbers >= 0"),
-        ({"weights": [0, 0, 0, 0]}, "nothing to balance"),
+        ({"balance": Balance(0.5, (1, 1))}, "must be 4 numbers >= 0"),
+        ({"balance": Balance(0.5, (0, 0, 0, 0))}, "nothing to balance"),
     ],
 )
 def test_wrong_arguments_are_named(change, text):

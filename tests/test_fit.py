@@ -37,7 +37,10 @@ def settings(folders: PhotoFolders, cache: Path, *, classes: int = 3, epochs: in
                     "class_path": "visionapps.models.unet",
                     "init_args": {"backbone": BACKBONE, "num_classes": 3, "channels": [16, 16, 8, 8, 8]},
                 },
-                "loss": {"class_path": "visionapps.losses.DiceCrossEntropy"},
+                "loss": {
+                    "class_path": "visionapps.losses.DiceCrossEntropy",
+                    "init_args": {"class_weights": {"rule": "effective", "beta": 0.9}},
+                },
                 "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.01}},
                 "curve": {"class_path": "visionapps.training.optim.Cosine", "init_args": {"warmup": 0.1}},
             },
@@ -53,7 +56,12 @@ def settings(folders: PhotoFolders, cache: Path, *, classes: int = 3, epochs: in
                     "policies": {"near_duplicate": "warn"},
                     "cache": str(cache),
                 },
-                "crops": {"size": 32, "per_epoch": 16},
+                "crops": {
+                    "size": 32,
+                    "per_epoch": 16,
+                    "balance": {"start": 1.0, "end": 0.5, "epochs": 2},
+                    "area_bins": 2,
+                },
                 "batch_size": 4,
                 "workers": 0,
                 "val_tile": 64,
@@ -99,6 +107,60 @@ def test_a_run_leaves_checkpoints_logs_settings_and_pictures(trained: tuple[Path
     scores = json.loads((out / "report/scores.json").read_text())
     assert [c["name"] for c in scores["classes"]] == ["class0", "class1", "class2"]
     assert 0 <= scores["mean_dice"] <= 1
+
+
+def pixels_drawn(out: Path, epoch: int) -> list[int]:
+    """Pixels of each class in an epoch, as the run counted them."""
+    rows = csv.DictReader((out / "logs/drawn.csv").open())
+    return [int(row["pixels"]) for row in rows if row["epoch"] == str(epoch)]
+
+
+def pixels_of_crops(config: Path, place: Path, epoch: int) -> list[int]:
+    """The same, counted in the 16 crops that belong to the epoch."""
+    from visionapps.training.run import build
+
+    *_, data, _ = build(config, place / "unused", [])
+    data.setup("fit")
+    crops = data.random_crops()
+    labels = np.stack([crops[i].labels.numpy() for i in range(16 * epoch, 16 * epoch + 16)])
+    return [int((labels == k).sum()) for k in range(3)]
+
+
+def test_the_run_counts_what_its_crops_showed_of_each_class(trained: tuple[Path, Path], tmp_path: Path):
+    from visionapps.training.run import build
+
+    config, out = trained
+    *_, data, _ = build(config, tmp_path, [])
+    data.setup("fit")
+    crops = data.random_crops()
+    rows = list(csv.DictReader((out / "logs/drawn.csv").open()))
+    assert [(row["epoch"], row["class"]) for row in rows] == [
+        (epoch, f"class{k}") for epoch in ("photos", "0", "1") for k in range(3)
+    ]
+    for epoch in range(2):
+        labels = np.stack([crops[i].labels.numpy() for i in range(16 * epoch, 16 * epoch + 16)])
+        for k, row in enumerate(rows[3 * epoch + 3 : 3 * epoch + 6]):
+            assert int(row["crops"]) == 16
+            assert int(row["crops_with_class"]) == (labels == k).any(axis=(1, 2)).sum()
+            assert int(row["pixels"]) == (labels == k).sum()
+            assert float(row["share_of_crops"]) == pytest.approx((labels == k).any(axis=(1, 2)).mean())
+            assert float(row["share_of_pixels"]) == pytest.approx((labels == k).sum() / (labels != 255).sum(), abs=1e-7)
+    truth = [photo.labels(photo.window) for photo in data.examination.train]
+    for k, row in enumerate(rows[:3]):
+        assert int(row["crops"]) == len(truth)
+        assert int(row["pixels"]) == sum((labels == k).sum() for labels in truth)
+    assert (out / "report/drawn.png").is_file()
+
+
+def test_class_weights_of_a_rule_come_from_the_training_photos_and_stand_in_the_checkpoint(trained: tuple[Path, Path]):
+    _, out = trained
+    rows = list(csv.DictReader((out / "logs/drawn.csv").open()))[:3]
+    samples = np.array([int(row["pixels"]) for row in rows]) / 64**2
+    expected = 0.1 / (1 - 0.9**samples)
+    checkpoint = torch.load(out / "checkpoints/best.ckpt", weights_only=True)
+    weights = checkpoint["visionapps"]["class_weights"]
+    assert weights["cross_entropy"] == pytest.approx(expected / expected.mean(), rel=1e-5)
+    assert not any("class_weights" in name for name in checkpoint["state_dict"])
 
 
 def test_the_log_holds_the_mean_dice_and_the_share_of_waiting(trained: tuple[Path, Path]):
@@ -159,7 +221,8 @@ def test_resuming_goes_on_from_the_last_epoch(trained: tuple[Path, Path], tmp_pa
     copy = tmp_path / "out"
     shutil.copytree(out, copy)
     again = ["fit", "--config", str(config), "--out", str(copy), "--no-report", "--trainer.max_epochs", "3"]
-    assert main([*again, "--resume"]) == 0
+    assert main([*again, "--resume", "--data.init_args.workers", "1"]) == 0
+    assert pixels_drawn(copy, 2) == pixels_of_crops(config, tmp_path, 2)
     checkpoint = torch.load(copy / "checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["epoch"] == 2
     assert sorted(p.parent.name for p in copy.glob("logs/*/metrics.csv")) == ["start_000", "start_001"]
@@ -187,6 +250,8 @@ def test_an_interrupted_run_goes_on_from_its_last_step(trained: tuple[Path, Path
     assert torch.load(out / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 6
     assert main(["fit", "--config", str(trained[0]), "--out", str(out), "--resume", "--no-report"]) == 0
     assert torch.load(out / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 8  # 2 epochs of 4 batches
+    # It goes on with the crops that it had not seen, and counts on from what is in the checkpoint.
+    assert (out / "logs/drawn.csv").read_text() == (trained[1] / "logs/drawn.csv").read_text()
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:

@@ -21,6 +21,9 @@ from visionapps.structures import Level
         losses.MeanSquaredError(),
         losses.DiceCrossEntropy(),
         losses.WeightedSum([losses.Dice(), losses.Focal()], [1.0, 2.0]),
+        losses.HardPixels(0.25, at_least=10),
+        losses.HardPixels(threshold=0.3, at_least=10),
+        losses.Lovasz(),
     ],
     ids=lambda loss: type(loss).__name__,
 )

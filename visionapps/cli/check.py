@@ -74,6 +74,7 @@ def run(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from visionapps.cli import check_classes, check_objects
+    from visionapps.cli.check_balance import balance_report
     from visionapps.data.class_dataset import ClassDataset
     from visionapps.data.dataset import Dataset
     from visionapps.data.doctor import examine
@@ -94,7 +95,7 @@ def run(options: argparse.Namespace) -> int:
     print("\n\n".join(_report(dataset, found, options.all)))
     if options.json is not None:
         with whole_output(options.json, options.overwrite) as path:
-            path.write_text(json.dumps(found.to_dict(), indent=1) + "\n")
+            path.write_text(json.dumps(found.to_dict() | balance_report(found), indent=1) + "\n")
     return 1 if found.errors else 0
 
 
@@ -273,6 +274,8 @@ def split_policies(given: Sequence[str]) -> dict[str, str]:
 
 
 def _report(dataset: "Dataset", found: "Examination", everything: bool) -> Iterable[str]:
+    from visionapps.cli.check_balance import weight_table
+
     photos = (*found.train, *found.val)
     usable = len({p.source for p in photos})
     yield f"{dataset.images}: {usable} usable photos" + (f", {found.bands} bands of {found.dtype}" if usable else "")
@@ -281,6 +284,7 @@ def _report(dataset: "Dataset", found: "Examination", everything: bool) -> Itera
         yield "\n".join(problem_lines(found.problems, everything))
     if dataset.masks is not None and photos:
         yield _class_table(found)
+        yield from weight_table(found)
     if photos:
         yield _split_table(found)
     if found.errors:

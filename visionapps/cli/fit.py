@@ -71,7 +71,29 @@ def _report(finished: "Finished", out: Path) -> str:
     from visionapps.training.report import write_report
 
     labels, scores = write_report(finished, out)
-    return score_table(labels.names, scores)
+    return f"{score_table(labels.names, scores)}\n{_drawn_table(out)}".rstrip()
+
+
+def _drawn_table(out: Path) -> str:
+    """What training saw of each class beside what the photos hold, and how the first and last epoch differ."""
+    from visionapps.data.drawn import DrawnTable
+    from visionapps.training.run import drawn_file
+
+    if not drawn_file(out).is_file():
+        return ""
+    table = DrawnTable.read(drawn_file(out))
+    total, first, last = table.total, table.epochs[min(table.epochs)], table.epochs[max(table.epochs)]
+    columns = (
+        table.photos.share_of_pixels,
+        total.share_of_pixels,
+        table.photos.share_of_crops,
+        total.share_of_crops,
+        first.share_of_crops,
+        last.share_of_crops,
+    )
+    rows = [(name, *(f"{c[k]:8.2%}" for c in columns)) for k, name in enumerate(table.names)]
+    heads = ("of photos", "of crops", "photos with it", "crops with it", "in the first epoch", "in the last")
+    return f"\nWhat training drew, {total.crops} crops:\n\n{render(('class', *heads), rows)}\n"
 
 
 def _object_table(evaluation: "ObjectEvaluation") -> str:

@@ -6,14 +6,25 @@ K classes; a cell is CELL x CELL px; a share is a part of one.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from visionapps.class_weights import ClassCounts
 from visionapps.data.dataset import CELL
 from visionapps.errors import ConfigError
 
 AreaBins = int | tuple[float, ...] | None
 _MOST_BINS = 100  # more hold single cells
+
+
+class Labelled(Protocol):
+    """What counting needs of a photo; see visionapps.data.store.Photo."""
+
+    @property
+    def class_pixels(self) -> tuple[int, ...]: ...  # (K,)
+    @property
+    def weight(self) -> float: ...  # how often it is drawn, relative to its area
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,16 @@ class Balance:
     def at(self, epoch: int) -> float:
         """The rate in an epoch, counted from 0."""
         return self.rate.at(epoch) if isinstance(self.rate, Sliding) else self.rate
+
+
+def class_counts(names: Sequence[str], photos: Sequence[Labelled]) -> ClassCounts:
+    """How often classes occur in photos that crops are drawn from, each as often as it is drawn.
+
+    Args:
+        names: K class names.
+        photos: all with K classes.
+    """
+    return ClassCounts.of_photos(names, [[round(n * photo.weight) for n in photo.class_pixels] for photo in photos])
 
 
 def shares_around(presence: np.ndarray, size: tuple[int, int], side: int) -> np.ndarray:

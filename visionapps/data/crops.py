@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
+from visionapps.data.balance import Balance
 from visionapps.data.draws import ClassCells
 from visionapps.data.transforms import Augment, by_bands
 from visionapps.errors import ConfigError
@@ -54,8 +55,9 @@ class RandomCrops(Dataset[Sample]):
 
     Item i depends on the seed and i alone, whichever worker makes it and in whatever order; i may be any whole
     number, so an epoch of its own crops is a range of its own indices: see EpochIndices.
-    With probability ``balance`` a crop is drawn for a class: the class first, then a cell of 64 x 64 px in proportion
-    to how many of its pixels lie there, then any crop around that cell. Otherwise every place is as likely as another.
+    With the probability of ``balance`` a crop is drawn for a class: the class first, then a bin of its areas if there
+    are any, then a cell of 64 x 64 px in proportion to how many of its pixels lie there, then any crop around that
+    cell. Otherwise every place is as likely as another. A rate that slides over epochs depends on i // length.
 
     Args:
         photos: what to draw from; one smaller than the crop is padded, the image by reflection, the labels with 255.
@@ -63,9 +65,8 @@ class RandomCrops(Dataset[Sample]):
         length: crops that count as one epoch.
         augment: changes every crop; None leaves them as they are.
         seed: another seed, other crops.
-        balance: probability of drawing for a class, in [0, 1].
+        balance: how often, and how, crops are drawn for a class; a number is its rate.
         scale: smallest and largest zoom; a window of size / zoom is drawn and resized, log-uniformly.
-        weights: how often to draw for each of the K classes, relative; None: all that occur alike.
 
     Raises:
         ConfigError: an argument is out of range, or there is nothing to draw from.
@@ -79,51 +80,52 @@ class RandomCrops(Dataset[Sample]):
         length: int,
         augment: Augment | None = None,
         seed: int = 0,
-        balance: float = 0.5,
+        balance: Balance | float = 0.5,
         scale: tuple[float, float] = (1.0, 1.0),
-        weights: Sequence[float] | None = None,
     ) -> None:
         if not photos:
             raise ConfigError("crops: there is no photo to draw from; check the folders and the split")
         if size < 1 or length < 1 or seed < 0:
             raise ConfigError(f"crops: size {size} and length {length} must be at least 1, seed {seed} at least 0")
-        if not (0 <= balance <= 1 and 0 < scale[0] <= scale[1]):
-            raise ConfigError(f"crops: balance {balance} must be in [0, 1], scale {scale} positive and ascending")
+        if not 0 < scale[0] <= scale[1]:
+            raise ConfigError(f"crops: scale {scale} must be positive and ascending")
         self.photos = tuple(photos)
         self.size = size
         self._length = length
         self._augment = augment
         self._seed = seed
-        self._balance = balance
+        self._balance = balance = balance if isinstance(balance, Balance) else Balance(balance)
         self._log_scale = np.log(scale[0]), np.log(scale[1])
         self._pixels = np.cumsum([max(1, round(p.size[0] * p.size[1] * p.weight)) for p in photos])
-        self._cells = ClassCells(self.photos, weights) if balance else None
+        self._cells = None
+        if balance.ever:
+            self._cells = ClassCells(self.photos, balance.weights, area_bins=balance.area_bins, side=size)
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Sample:
         rng = self._generator(index)
-        image, labels = self._cut(rng)
+        image, labels = self._cut(index, rng)
         if self._augment is not None:
             image, labels = self._augment(image, labels, rng)
         return to_sample(image, labels)
 
     def draw(self, index: int) -> tuple[int, Window]:
         """Which photo item ``index`` shows, and which window of it; the window may stick out of a small photo."""
-        return self._draw(self._generator(index))
+        return self._draw(index, self._generator(index))
 
     def _generator(self, index: int) -> np.random.Generator:
         return np.random.default_rng((self._seed, index))
 
-    def _cut(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        number, window = self._draw(rng)
+    def _cut(self, index: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        number, window = self._draw(index, rng)
         image, labels = cut(self.photos[number], window, rng)
         return resize(image, labels, self.size)
 
-    def _draw(self, rng: np.random.Generator) -> tuple[int, Window]:
+    def _draw(self, index: int, rng: np.random.Generator) -> tuple[int, Window]:
         side = max(1, round(self.size / np.exp(rng.uniform(*self._log_scale))))
-        if self._cells is not None and rng.random() < self._balance:
+        if self._cells is not None and rng.random() < self._balance.at(index // self._length):
             number, cell = self._cells.draw(rng)
         else:
             number = int(np.searchsorted(self._pixels, rng.integers(self._pixels[-1]), side="right"))

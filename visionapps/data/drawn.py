@@ -43,7 +43,7 @@ class Drawn:
             labels: (B, h, w) uint8; from K on they count nowhere.
             classes: K.
         """
-        # Ten times as fast as numpy's bincount, which first widens the labels to 64 bits. Exact to 2^24 px of a crop.
+        # In half the time of numpy's bincount, which first widens the labels to 64 bits. Exact to 2^24 px of a crop.
         counts = np.stack([cv2.calcHist([crop], [0], None, [256], [0, 256]).ravel() for crop in labels])
         counts = counts[:, :classes].astype(np.int64)
         return cls(len(labels), tuple((counts > 0).sum(axis=0).tolist()), tuple(counts.sum(axis=0).tolist()))
@@ -97,7 +97,7 @@ class DrawnTable:
         with path.open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(_HEADER)
-            for epoch, drawn in {"photos": self.photos, **self.epochs}.items():
+            for epoch, drawn in [("photos", self.photos), *self.epochs.items()]:
                 shares = zip(drawn.share_of_crops, drawn.share_of_pixels, strict=True)
                 for k, (crops, pixels) in enumerate(shares):
                     counts = (drawn.crops, drawn.holding[k], f"{crops:.6f}", drawn.pixels[k], f"{pixels:.8f}")
@@ -116,10 +116,10 @@ class DrawnTable:
                 for row in csv.DictReader(file):
                     counts = (row["class"], int(row["crops"]), int(row["crops_with_class"]), int(row["pixels"]))
                     found.setdefault(row["epoch"], []).append(counts)
-            drawn = {
-                epoch: Drawn(rows[0][1], *zip(*((r[2], r[3]) for r in rows), strict=True))
-                for epoch, rows in found.items()
-            }
+            drawn: dict[str, Drawn] = {}
+            for epoch, rows in found.items():
+                holding, pixels = tuple(row[2] for row in rows), tuple(row[3] for row in rows)
+                drawn[epoch] = Drawn(rows[0][1], holding, pixels)
             photos = drawn.pop("photos")
             names = tuple(name for name, *_ in found["photos"])
             return cls(names, photos, {int(epoch): counts for epoch, counts in drawn.items()})

@@ -1,10 +1,8 @@
 """The data side of a classification run: examined photos, random squares to train on, their middles to validate on."""
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -18,11 +16,11 @@ from visionapps.data.class_crops import (
 from visionapps.data.class_dataset import ClassDataset, ClassPhoto
 from visionapps.data.class_doctor import ClassExamination, examine_classes
 from visionapps.data.colour_noise import Both, ColourNoise, principal_colours
-from visionapps.data.crops import EpochIndices, init_worker
+from visionapps.data.crops import EpochIndices
 from visionapps.data.transforms import Augment
 from visionapps.errors import ConfigError
 from visionapps.structures import LabelSpace
-from visionapps.training.data import Share
+from visionapps.training.loading import Share, batches, place, training_batches, worker_count
 
 
 class ClassificationData(LightningDataModule):
@@ -67,7 +65,7 @@ class ClassificationData(LightningDataModule):
         self.augment = augment
         self.colour_noise = colour_noise
         self.label_noise = label_noise
-        self.workers = min(8, max(0, (os.cpu_count() or 1) - 1)) if workers is None else workers
+        self.workers = worker_count(workers)
         self.seed = seed
         self.scale = 255.0  # raw value that means 1; the task takes it from its model
         self.examination: ClassExamination | None = None
@@ -124,30 +122,22 @@ class ClassificationData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[ClassSample]:
         squares = self.random_squares()
-        order = Share(EpochIndices(len(squares)), *self._place())
-        return self.loader(squares, order, drop_last=len(order) >= self.batch_size)
+        order = Share(EpochIndices(len(squares)), *place(self.trainer))
+        return training_batches(
+            squares,
+            order,
+            collate=collate_classes,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            trainer=self.trainer,
+        )
 
     def val_dataloader(self) -> DataLoader[ClassSample]:
         squares = self.middle_squares()
-        rank, world = self._place()
+        rank, world = place(self.trainer)
         # No padding to equal counts: each photo is counted once, by one process.
-        return self.loader(squares, range(rank, len(squares), world))
-
-    def loader(
-        self, squares: RandomSquares | MiddleSquares, order: Iterable[int], *, drop_last: bool = False
-    ) -> DataLoader[ClassSample]:
-        """Batches of squares in an order."""
-        return DataLoader(
-            squares,
-            batch_size=self.batch_size,
-            sampler=order,
-            num_workers=self.workers,
-            collate_fn=collate_classes,
-            drop_last=drop_last,
-            persistent_workers=self.workers > 0,
-            worker_init_fn=init_worker,
-            pin_memory=torch.cuda.is_available(),
-        )
+        own = range(rank, len(squares), world)
+        return batches(squares, own, collate=collate_classes, batch_size=self.batch_size, workers=self.workers)
 
     def _augment(self) -> Augment | None:
         if not self.colour_noise:
@@ -155,10 +145,6 @@ class ClassificationData(LightningDataModule):
         colours = principal_colours(self.train_photos, bands=self.bands, scale=self.scale)
         noise = ColourNoise(colours, self.scale, self.colour_noise)
         return noise if self.augment is None else Both(self.augment, noise)
-
-    def _place(self) -> tuple[int, int]:
-        """This process's number, and how many there are."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _examined(self) -> ClassExamination:
         if self.examination is None:

@@ -1,21 +1,24 @@
 """The data side of a segmentation run: examined photos, random crops to train on, tiles to validate on."""
 
-import itertools
-import os
-from collections.abc import Iterable, Iterator
+import logging
 from dataclasses import dataclass
 
-import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
-from visionapps.data.crops import EpochIndices, EvalTiles, RandomCrops, Sample, collate, init_worker
+from visionapps.class_weights import ClassCounts
+from visionapps.data.balance import AreaBins, Balance, Sliding, class_counts
+from visionapps.data.crops import EpochIndices, EvalTiles, RandomCrops, Sample, collate
 from visionapps.data.dataset import Dataset
 from visionapps.data.doctor import Examination, examine
+from visionapps.data.drawn import Drawn
 from visionapps.data.seen import Seen
 from visionapps.data.transforms import Augment
 from visionapps.errors import ConfigError
 from visionapps.structures import LabelSpace
+from visionapps.training.loading import Share, batches, place, training_batches, worker_count
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -26,38 +29,21 @@ class Crops:
         size: height and width in pixels.
         per_epoch: crops that make one epoch; None: as many as cover the area of the training photos once.
         balance: share of the crops in [0, 1] that are drawn around a class chosen evenly among all, so that rare
-            classes are seen; the others are drawn evenly over the area.
+            classes are seen; the others are drawn evenly over the area. {start, end, epochs}: it slides over so many
+            epochs, then stays.
         scale: range of a random factor on the ground resolution, (1, 1) for none.
         weights: how often a balanced crop is drawn for each class, relative; None: all classes alike.
+        area_bins: places of a class are divided by how much of a crop around them it covers, and drawn alike from all
+            bins, so that its small objects are seen as often as its large fields: the number of bins, or the shares
+            between them, ascending. None: in proportion to its pixels.
     """
 
     size: int = 512
     per_epoch: int | None = None
-    balance: float = 0.5
+    balance: float | Sliding = 0.5
     scale: tuple[float, float] = (1.0, 1.0)
     weights: tuple[float, ...] | None = None
-
-
-class Share(Sampler[int]):
-    """Every world-th index of an order, so that processes share the crops of an epoch evenly.
-
-    Lightning's own distributed sampler would wrap the order and no longer tell it the epoch.
-    """
-
-    def __init__(self, order: EpochIndices, rank: int, world: int) -> None:
-        self._order = order
-        self._rank = rank
-        self._world = world
-
-    def set_epoch(self, epoch: int) -> None:
-        self._order.set_epoch(epoch)
-
-    def __len__(self) -> int:
-        # Equal for all processes: one with a batch more would wait for the others for ever.
-        return len(self._order) // self._world
-
-    def __iter__(self) -> Iterator[int]:
-        return itertools.islice(self._order, self._rank, len(self) * self._world, self._world)
+    area_bins: AreaBins = None
 
 
 class SegmentationData(LightningDataModule):
@@ -71,6 +57,10 @@ class SegmentationData(LightningDataModule):
         val_tile: validation runs on tiles of this size in pixels; None: the crop size.
         workers: processes that prepare batches; None: one less than the cores, at most 8.
         seed: fixes which crops are drawn, whatever the number of workers.
+
+    Attributes:
+        counting: whether crops are counted on their way to the device; CountDrawn sets it.
+        batch_counts: of the training batch that went there last.
     """
 
     def __init__(
@@ -92,9 +82,11 @@ class SegmentationData(LightningDataModule):
         self.batch_size = batch_size
         self.augment = augment
         self.val_tile = val_tile or crops.size
-        self.workers = min(8, max(0, (os.cpu_count() or 1) - 1)) if workers is None else workers
+        self.workers = worker_count(workers)
         self.seed = seed
         self.examination: Examination | None = None
+        self.counting = False
+        self.batch_counts: Drawn | None = None
         self._seen: Seen | None = None
 
     @property
@@ -117,6 +109,9 @@ class SegmentationData(LightningDataModule):
         if self.examination is None:
             self.examination = examine(self.dataset, progress=True)
             self.examination.raise_on_errors()
+            for problem in self.examination.problems:
+                if problem.kind == "taught_by_validation":  # what a score is worth is to be known where it is told
+                    log.warning("%s", problem.message)
 
     def seen(self) -> Seen:
         """What training on these photos shows a model; known after setup."""
@@ -134,10 +129,19 @@ class SegmentationData(LightningDataModule):
             length=crops.per_epoch or max(1, round(area / crops.size**2)),
             augment=self.augment,
             seed=self.seed,
-            balance=crops.balance,
+            balance=Balance(crops.balance, crops.weights, crops.area_bins),
             scale=crops.scale,
-            weights=crops.weights,
         )
+
+    def class_counts(self) -> ClassCounts:
+        """How often each class occurs in what training draws from; known after setup."""
+        return class_counts(self.labels.names, self._examined().learned)
+
+    def photo_counts(self) -> Drawn:
+        """The training photos, counted as if each were one crop."""
+        photos, classes = self._examined().learned, range(len(self.labels))
+        holding = tuple(sum(photo.class_pixels[k] > 0 for photo in photos) for k in classes)
+        return Drawn(len(photos), holding, self.class_counts().pixels)
 
     def rehearsal_batch(self) -> Sample:
         """Two crops, as training would see them first."""
@@ -146,31 +150,28 @@ class SegmentationData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Sample]:
         drawn = self.random_crops()
-        order = Share(EpochIndices(len(drawn)), *self._place())
-        return self._loader(drawn, order, drop_last=len(order) >= self.batch_size)
+        order = Share(EpochIndices(len(drawn)), *place(self.trainer))
+        return training_batches(
+            drawn,
+            order,
+            collate=collate,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            trainer=self.trainer,
+        )
 
     def val_dataloader(self) -> DataLoader[Sample]:
         tiles = EvalTiles(self._examined().val, size=self.val_tile, overlap=self.val_tile // 8)
-        rank, world = self._place()
+        rank, world = place(self.trainer)
         # No padding to equal counts: each tile is counted once, by one process.
-        return self._loader(tiles, range(rank, len(tiles), world), drop_last=False)
+        order = range(rank, len(tiles), world)
+        return batches(tiles, order, collate=collate, batch_size=self.batch_size, workers=self.workers)
 
-    def _place(self) -> tuple[int, int]:
-        """This process's number, and how many there are."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _loader(self, items: RandomCrops | EvalTiles, order: Iterable[int], *, drop_last: bool) -> DataLoader[Sample]:
-        return DataLoader(
-            items,
-            batch_size=self.batch_size,
-            sampler=order,
-            num_workers=self.workers,
-            collate_fn=collate,
-            drop_last=drop_last,
-            persistent_workers=self.workers > 0,
-            worker_init_fn=init_worker,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def on_before_batch_transfer(self, batch: Sample, dataloader_idx: int) -> Sample:
+        """Count what the next step learns from, while it is still in the memory of this process."""
+        if self.counting and self.trainer is not None and self.trainer.training:
+            self.batch_counts = Drawn.of(batch.labels.numpy(), len(self.labels))
+        return batch
 
     def _examined(self) -> Examination:
         if self.examination is None:

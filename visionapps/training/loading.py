@@ -37,6 +37,47 @@ class Share(Sampler[int]):
         return itertools.islice(self._order, self._rank, len(self) * self._world, self._world)
 
 
+class Rest(Sampler[int]):
+    """An order without what a resumed run has seen of its epoch.
+
+    Args:
+        order: indices of an epoch.
+        seen: how many of them to leave out; asked when an epoch begins.
+    """
+
+    def __init__(self, order: Sampler[int], seen: Callable[[], int]) -> None:
+        self._order = order
+        self._seen = seen
+
+    def set_epoch(self, epoch: int) -> None:
+        self._order.set_epoch(epoch)  # type: ignore[attr-defined]
+
+    def __len__(self) -> int:
+        # Of the whole epoch: Lightning itself subtracts the batches that are done.
+        return len(self._order)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        return itertools.islice(self._order, self._seen(), None)
+
+
+class Batches(DataLoader[T]):
+    """A loader that looks at its order when the first batch is wanted.
+
+    Lightning makes the iterator of the first epoch before it has read a checkpoint, and workers would begin with the
+    first epoch of all instead of the one that is gone on with.
+    """
+
+    def __iter__(self) -> Iterator[T]:  # type: ignore[override]
+        yield from super().__iter__()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: where to go on follows from the batches that are done. Lightning would warn without it."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
 def batches(
     items: Dataset[Any],
     order: Iterable[int],
@@ -56,7 +97,7 @@ def batches(
         workers: processes; 0: this one prepares the batches.
         drop_last: leave an incomplete batch out.
     """
-    return DataLoader(
+    return Batches(
         items,
         batch_size=batch_size,
         sampler=order,
@@ -80,6 +121,36 @@ def worker_count(workers: int | None) -> int:
     if workers < 0:
         raise ConfigError(f"data: workers {workers} must be at least 0, or none for as many as the cores allow")
     return workers
+
+
+def training_batches(
+    items: Dataset[Any],
+    order: Sampler[int],
+    *,
+    collate: Callable[[list[Any]], T],
+    batch_size: int,
+    workers: int,
+    trainer: Any,
+) -> DataLoader[T]:
+    """Batches to learn from; a run that was interrupted within an epoch goes on with the items that it has not seen.
+
+    An incomplete batch is left out, unless it is the only one.
+
+    Args:
+        items: found by index.
+        order: indices of one epoch after another; told the epoch by ``set_epoch``.
+        collate: makes a batch of a list of items.
+        batch_size: items in a batch.
+        workers: processes; 0: this one prepares the batches.
+        trainer: of the run; None: every epoch is whole.
+    """
+
+    def seen() -> int:
+        return batch_size * trainer.fit_loop.epoch_loop.batch_progress.current.ready if trainer else 0
+
+    drop = len(order) >= batch_size  # type: ignore[arg-type]
+    rest = Rest(order, seen)
+    return batches(items, rest, collate=collate, batch_size=batch_size, workers=workers, drop_last=drop)
 
 
 def place(trainer: Any) -> tuple[int, int]:

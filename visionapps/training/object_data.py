@@ -1,23 +1,21 @@
 """The data side of a detection run: examined photos, random items to train on, whole photos or tiles to validate on."""
 
 import logging
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Sampler
 
 from visionapps.boxes import Batch
-from visionapps.data.crops import init_worker
 from visionapps.data.object_crops import EvalObjects, RandomObjects, View, collate_objects
 from visionapps.data.object_dataset import ObjectDataset, ObjectPhoto
 from visionapps.data.object_doctor import ObjectExamination, examine_objects
 from visionapps.data.object_transforms import ObjectAugment
 from visionapps.errors import ConfigError
 from visionapps.structures import LabelSpace
+from visionapps.training.loading import batches, place, training_batches, worker_count
 
 log = logging.getLogger(__name__)
 
@@ -54,13 +52,11 @@ class DetectionData(LightningDataModule):
         super().__init__()
         if batch_size < 1:
             raise ConfigError(f"data: batch_size {batch_size} must be at least 1")
-        if workers is not None and workers < 0:
-            raise ConfigError(f"data: workers {workers} must be at least 0, or none for as many as the cores allow")
         self.dataset = dataset
         self.view = view
         self.batch_size = batch_size
         self.augment = augment
-        self.workers = min(8, max(0, (os.cpu_count() or 1) - 1)) if workers is None else workers
+        self.workers = worker_count(workers)
         self.seed = seed
         self.masks = False
         self.examination: ObjectExamination | None = None
@@ -124,40 +120,29 @@ class DetectionData(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         items = self.random_objects()
-        order = EpochOrder(items, self.batch_size, *self._place())
-        return self._loader(items, order, drop_last=len(order) >= self.batch_size)
+        order = EpochOrder(items, self.batch_size, *place(self.trainer))
+        return training_batches(
+            items,
+            order,
+            collate=collate_objects,
+            batch_size=self.batch_size,
+            workers=self.workers,
+            trainer=self.trainer,
+        )
 
     def val_dataloader(self) -> DataLoader[Batch]:
         items = EvalObjects(self.val_photos, view=self.view, masks=self._with_masks())
         order = list(range(len(items)))
         if self.view.tile is None:  # tiles stay together, so that a photo is complete soon
             order.sort(key=lambda index: _likeness(items.shape(index)))
-        rank, world = self._place()
+        rank, world = place(self.trainer)
         # No padding to equal counts: each item is counted once, by one process.
-        return self._loader(items, order[rank::world], drop_last=False)
+        own = order[rank::world]
+        return batches(items, own, collate=collate_objects, batch_size=self.batch_size, workers=self.workers)
 
     def _with_masks(self) -> bool:
         model = getattr(self.trainer.lightning_module, "model", None) if self.trainer else None
         return self.masks or bool(getattr(model, "gives_masks", False))
-
-    def _place(self) -> tuple[int, int]:
-        """This process's number, and how many there are."""
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
-    def _loader(
-        self, items: RandomObjects | EvalObjects, order: Iterable[int], *, drop_last: bool
-    ) -> DataLoader[Batch]:
-        return DataLoader(
-            items,
-            batch_size=self.batch_size,
-            sampler=order,
-            num_workers=self.workers,
-            collate_fn=collate_objects,
-            drop_last=drop_last,
-            persistent_workers=self.workers > 0,
-            worker_init_fn=init_worker,
-            pin_memory=torch.cuda.is_available(),
-        )
 
     def _examined(self) -> ObjectExamination:
         if self.examination is None:

@@ -8,14 +8,18 @@ from typing import cast
 import numpy as np
 from tqdm import tqdm
 
+from visionapps.data.drawn import DrawnTable
 from visionapps.data.store import Photo
 from visionapps.inference.bundle import Bundle, from_checkpoint
 from visionapps.inference.evaluation import count_photo, label_photo
 from visionapps.inference.predictor import Predictor
+from visionapps.losses import weights_in
 from visionapps.metrics.confusion import Confusion, Scores
 from visionapps.structures import LabelSpace
 from visionapps.training.pictures import draw_confusion, draw_curves, draw_panel
-from visionapps.training.run import Finished, log_files
+from visionapps.training.run import Finished, drawn_file, log_files
+from visionapps.training.segmentation import SegmentationTask
+from visionapps.training.share_picture import draw_shares
 from visionapps.windows import Window
 
 _SHOWN = 4  # photos at either end: few enough to look at each
@@ -46,9 +50,13 @@ def write_report(finished: Finished, out: Path) -> tuple[LabelSpace, Scores]:
     judged, total = _judge(bundle, cast(tuple[Photo, ...], finished.val))
     scores = total.compute()
     summary = scores.to_dict(bundle.labels.names) | {"training_seconds": round(finished.seconds, 1)}
+    if isinstance(finished.task, SegmentationTask):
+        summary["class_weights"] = weights_in(finished.task.loss)
     (folder / "scores.json").write_text(json.dumps(summary, indent=2) + "\n")
     draw_confusion(np.array(scores.matrix), bundle.labels.names, folder / "confusion.png")
     draw_curves(log_files(out), folder / "curves.png")
+    if drawn_file(out).is_file():
+        draw_shares(DrawnTable.read(drawn_file(out)), folder / "drawn.png")
     judged = [item for item in judged if not np.isnan(item.scores.mean_dice)]
     judged.sort(key=lambda item: item.scores.mean_dice)
     for picture in (*folder.glob("worst_*.jpg"), *folder.glob("best_*.jpg")):

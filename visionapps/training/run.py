@@ -20,6 +20,7 @@ from visionapps.data.store import Photo
 from visionapps.errors import ConfigError, VisionAppsError, WeightsError
 from visionapps.runtime import keep_freed_memory
 from visionapps.training.callbacks import Bar, SaveWhenInterrupted, WaitingForData
+from visionapps.training.counting import CountDrawn
 from visionapps.training.task import Task
 
 LAST, BEST = "last.ckpt", "best.ckpt"
@@ -168,6 +169,7 @@ def _trainer_defaults(out: Path) -> dict[str, Any]:
         last,
         SaveWhenInterrupted(folder / LAST),
         WaitingForData(),
+        CountDrawn(drawn_file(out)),
         LearningRateMonitor(logging_interval="step"),
     ]
     loggers = [
@@ -193,6 +195,11 @@ def _trainer_defaults(out: Path) -> dict[str, Any]:
 def log_files(out: Path) -> list[Path]:
     """The metrics.csv files of a run, one for each time that it was started or resumed, in that order."""
     return sorted((out / "logs").glob("*/metrics.csv"))
+
+
+def drawn_file(out: Path) -> Path:
+    """Where a run counts what its training crops showed of each class."""
+    return out / "logs" / "drawn.csv"
 
 
 def _session(out: Path) -> str:

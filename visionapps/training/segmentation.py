@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from visionapps.data.crops import Sample
 from visionapps.data.seen import Seen, joined
 from visionapps.inference.seen_files import stored_seen
+from visionapps.losses import meet, weights_in
 from visionapps.metrics.confusion import Confusion, Scores
 from visionapps.segmentation.base import Segmentor
 from visionapps.structures import LabelSpace
@@ -54,6 +55,7 @@ class SegmentationTask(Task):
 
     def meet(self, data: SegmentationData) -> None:
         self._confusion = Confusion(len(data.labels), ignore=data.labels.ignore)
+        meet(self.loss, data.class_counts())
 
     def load_pretrained(self, labels: LabelSpace) -> None:
         self.model.load_pretrained()
@@ -114,6 +116,7 @@ class SegmentationTask(Task):
             "tile": round_up(data.val_tile, self.model.levels[-1].stride),
             "resize": list(data.dataset.resize) if data.dataset.resize else None,
             "metrics": self.scores.to_dict(self.labels.names) if self.scores else {},
+            "class_weights": {part: list(weights) for part, weights in weights_in(self.loss).items()},
             "seen": None if seen is None else {n: torch.from_numpy(a.copy()) for n, a in seen.arrays().items()},
         }
 
