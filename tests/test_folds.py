@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from visionapps.data.dataset import CELL, Dataset, Policies, Split
 from visionapps.data.doctor import examine
 from visionapps.data.fake import PhotoFolders, write_photos
-from visionapps.data.fold_leaks import alike, families, fold_items, ground_boxes, leaks, pictures, same_in_table
+from visionapps.data.fold_leaks import alike, families, fold_items, leaks, pictures, same_in_table
 from visionapps.data.folding import class_table, plan_folds
 from visionapps.data.folds import FoldItem, FoldPlan
+from visionapps.data.footprints import ground_boxes
 from visionapps.errors import ConfigError, DataError
 from visionapps.windows import Window
 
@@ -226,6 +227,45 @@ def test_a_table_says_which_photos_share_a_fold(tmp_path: Path):
         same_in_table(table, found)
 
 
+@pytest.mark.parametrize(
+    ("rows", "expected"),
+    [
+        ("photo,site\ng0,A\ng1,B\ng0,B\n", r"g0 has two groups \(A, B\); leave one row of it, or name photos with"),
+        ("photo,site\ng0, \ng1,\n", "the row 'g0,' has no group; a photo that stands alone needs a group of its own"),
+        ("photo,site\n,A\ng1,A\n", "the row ',A' has no photo"),
+        ("g0,A\ng1,A\n", r"the first line \(g0,A\) is a photo, but a header belongs there; put photo,group above"),
+        ("x/g0.png,A\ng1,A\n", r"the first line \(x/g0\.png,A\) is a photo"),
+    ],
+)
+def test_a_table_that_leaves_doubt_is_refused(tmp_path: Path, rows: str, expected: str):
+    (tmp_path / "sites.csv").write_text(rows)
+    with pytest.raises(DataError, match=expected):
+        same_in_table(tmp_path / "sites.csv", items(("g0", (1,)), ("g1", (1,))))
+
+
+def test_only_image_suffixes_and_folders_are_taken_off_the_names_of_a_table(tmp_path: Path):
+    def pairs(rows: str, *names: str) -> list[tuple[str, str]]:
+        (tmp_path / "sites.csv").write_text("photo,site\n" + rows)
+        return same_in_table(tmp_path / "sites.csv", items(*((name, (1,)) for name in names)))
+
+    years = ("S2.2020", "S2.2021", "S2.2022", "S2.2023")
+    assert pairs("S2.2020,a\nS2.2021.tif,b\nx/S2.2022,a\nS2.2023.TIF,c\n", *years) == [("S2.2020", "S2.2022")]
+    # Classes lie in folders, in which names occur again; a name that is written as it is counts before a shortened one.
+    assert pairs("cat/1.jpg,a\ndog/1.jpg,b\ntrain/cat/2.jpg,b\n", "cat/1", "dog/1", "cat/2") == [("dog/1", "cat/2")]
+    assert pairs("p.tif,a\np,b\nq,b\n", "p.tif", "p", "q") == [("p", "q")]
+
+
+def test_a_table_may_name_blocks_or_the_photo_of_which_they_are(tmp_path: Path):
+    blocks = [
+        FoldItem(f"{n}@0,{c}", f"{n}@0,{c}", (64, 64), (1,), n, Window(0, c, 64, 64)) for n in "pq" for c in (0, 64)
+    ]
+    table = tmp_path / "sites.csv"
+    table.write_text("photo,site\np,a\nq.tif,b\n")
+    assert same_in_table(table, blocks) == [("p@0,0", "p@0,64"), ("q@0,0", "q@0,64")]
+    table.write_text('photo,site\n"p@0,0",a\n"q@0,0",a\n"p@0,64",b\n"q@0,64",b\n')
+    assert same_in_table(table, blocks) == [("p@0,0", "q@0,0"), ("p@0,64", "q@0,64")]
+
+
 def test_common_ground_of_two_folds_is_a_leak_unless_the_buffer_keeps_it_out():
     found = items(*((f"g{n // 3}_{n}", (10,)) for n in range(24)))
     boxes = {item.name: (80.0 * n, 0.0, 80.0 * n + 100, 100.0) for n, item in enumerate(found)}
@@ -256,6 +296,55 @@ def test_photos_lie_in_metres_whatever_their_coordinate_system(tmp_path: Path):
     assert np.subtract(boxes["utm.tif"], boxes["degrees.tif"]) == pytest.approx(0, abs=1.5)
     x0, y0, x1, y1 = ground_boxes(found[:1])["utm.tif"]
     assert (x0, y1, x1 - x0, y1 - y0) == (500000, 5300000, 50, 100)
+
+
+@pytest.fixture
+def seasons(tmp_path: Path) -> list[FoldItem]:
+    """Blocks of 64 px of two photos of one place, 2 m a pixel, taken in two seasons."""
+    rasterio = pytest.importorskip("rasterio")
+    from rasterio.transform import from_origin
+
+    for name in ("june", "may"):
+        path = tmp_path / f"{name}.tif"
+        with rasterio.open(path, "w", "GTiff", 192, 128, 1, "EPSG:32633", from_origin(500000, 5300000, 2, 2), "uint8"):
+            pass
+    places = [(name, row, col) for name in ("june", "may") for row in (0, 64) for col in (0, 64, 128)]
+    return [
+        FoldItem(f"{n}@{r},{c}", f"{n}@{r},{c}", (64, 64), (5,), str(tmp_path / f"{n}.tif"), Window(r, c, 64, 64))
+        for n, r, c in places
+    ]
+
+
+def test_blocks_of_two_photos_that_show_the_same_ground_are_a_leak(seasons: list[FoldItem]):
+    boxes = ground_boxes(seasons)
+    assert boxes["may@64,0"] == (500000, 5299744, 500128, 5299872)
+    june, may = [item.name for item in seasons[:6]], [item.name for item in seasons[6:]]
+    blank = np.zeros((12, 16, 16), np.float32)
+    torn = plan_folds(seasons, 2, together=[(names[0], name) for names in (june, may) for name in names[1:]])
+    found = leaks(torn, seasons, blank, boxes)
+    assert {(leak.kind, leak.one, leak.other, leak.amount) for leak in found} == {
+        ("overlap", one, other, 1.0) for one, other in zip(june, may, strict=True)
+    }
+    assert leaks(plan_folds(seasons, 2, together=zip(june, may, strict=True)), seasons, blank, boxes) == []
+
+
+def test_ground_boxes_of_blocks_follow_a_photo_that_was_resized(seasons: list[FoldItem]):
+    half = [item._replace(window=Window(item.window.row // 2, item.window.col // 2, 32, 32)) for item in seasons]
+    assert ground_boxes(half) == ground_boxes(seasons)
+
+
+@pytest.mark.parametrize(("buffer", "near"), [(10, False), (20, True)])
+def test_a_buffer_in_pixels_reaches_blocks_of_other_photos(seasons: list[FoldItem], buffer: int, near: bool):
+    boxes = ground_boxes(seasons)
+    moved = 3 * 128 + 30  # may begins 30 m, which is 15 px, beyond the right side of june
+    boxes |= {n: (x0 + moved, y0, x1 + moved, y1) for n, (x0, y0, x1, y1) in boxes.items() if n.startswith("may")}
+    june, may = [i.name for i in seasons[:6]], [i.name for i in seasons[6:]]
+    together = [(names[0], name) for names in (june, may) for name in names[1:]]
+    plan = plan_folds(seasons, 2, boxes=boxes, buffer=buffer, together=together)
+    of_may, of_june = plan.folds[may[0]], plan.folds[june[0]]
+    expected = {of_june: ("may@0,0", "may@64,0"), of_may: ("june@0,128", "june@64,128")} if near else {}
+    assert plan.excluded == expected
+    assert plan.trimmed == {}
 
 
 @pytest.fixture(scope="module")

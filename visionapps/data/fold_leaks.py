@@ -4,9 +4,8 @@ Shapes: N photos.
 """
 
 import csv
-import math
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
@@ -14,18 +13,15 @@ import numpy as np
 from visionapps.data.class_dataset import ClassPhoto
 from visionapps.data.folding import Box, gap
 from visionapps.data.folds import FoldItem, FoldPlan
-from visionapps.data.images import read_header
 from visionapps.data.likeness import SIDE, near_duplicates, thumbnail
 from visionapps.data.object_dataset import ObjectPhoto
 from visionapps.data.store import Photo, likeness
 from visionapps.errors import DataError
-from visionapps.structures import GeoRef
+from visionapps.files import IMAGE_SUFFIXES
 
 AnyPhoto = Photo | ObjectPhoto | ClassPhoto
 _ROWS = 2000  # thumbnails compared with all others at a time: 80 MB for ten thousand photos
 _SHARED = 0.01  # of the smaller photo: neighbours on a lattice touch, and rounding of their corners is no overlap
-_METRES_PER_DEGREE = 111_320.0  # of latitude
-_GEOREFERENCED = (".tif", ".tiff", ".jp2", ".vrt")
 
 
 class Leak(NamedTuple):
@@ -121,74 +117,80 @@ def same_in_table(path: Path, items: Sequence[FoldItem]) -> list[tuple[str, str]
     """Pairs of photos of which a table says the same: a CSV with a header, photo names first, their group second.
 
     Args:
-        path: of the table; names with or without folder and suffix, rows of other photos do not matter.
+        path: of the table. A row may name a photo with its folder and image suffix; one that names it exactly counts
+            before others. Rows of other photos do not matter. A row may also name a block, as plans do.
         items: photos, or blocks of photos.
 
     Raises:
-        DataError: it cannot be read, or lacks photos.
+        DataError: it cannot be read, lacks photos or a header, or puts a photo into no group or into two.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row][1:]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a CSV table ({error})") from error
-    short = next((row for row in rows if len(row) < 2), None)
-    if short is not None:
-        raise DataError(f"{path}: the row {','.join(short)!r} has no second column; expected name,group")
-    group = {Path(name.strip()).stem: value.strip() for name, value, *_ in rows}
-    names = {item.name: Path(item.name.rsplit("@", 1)[0] if item.window else item.name).stem for item in items}
-    lacking = sorted({short for short in names.values() if short not in group})
+    head, rows = _table(path)
+    exact: dict[str, set[str]] = {}
+    loose: dict[str, set[str]] = {}
+    for name, value in rows:
+        exact.setdefault(name, set()).add(value)
+        parts = _bare(name).split("/")
+        for begin in range(len(parts)):
+            loose.setdefault("/".join(parts[begin:]), set()).add(value)
+    named = {item.name: _names(item) for item in items}
+    found = {
+        item: next((told for name in names for told in (exact.get(name), loose.get(name)) if told), set())
+        for item, names in named.items()
+    }
+    lacking = sorted({named[item][-1] for item, told in found.items() if not told})
+    if {head[0], _bare(head[0]).rsplit("/", 1)[-1]} & set(lacking):
+        raise DataError(
+            f"{path}: the first line ({','.join(head)}) is a photo, but a header belongs there; put photo,group above"
+        )
     if lacking:
         raise DataError(f"{path}: {len(lacking)} photos have no row ({', '.join(lacking[:4])}); add them")
+    torn = next((item for item in sorted(found) if len(found[item]) > 1), None)
+    if torn is not None:
+        raise DataError(
+            f"{path}: {named[torn][-1]} has two groups ({', '.join(sorted(found[torn])[:4])}); leave one row of it, or "
+            "name photos with their folders"
+        )
     first: dict[str, str] = {}
     pairs = []
-    for item in items:
-        other = first.setdefault(group[names[item.name]], item.name)
-        if other != item.name:
-            pairs.append((other, item.name))
+    for item, (group,) in found.items():
+        other = first.setdefault(group, item)
+        if other != item:
+            pairs.append((other, item))
     return pairs
 
 
-def ground_boxes(items: Sequence[FoldItem]) -> dict[str, Box]:
-    """Where photos lie, in metres of one frame; blocks and photos without a coordinate system are left out.
+def _names(item: FoldItem) -> tuple[str, ...]:
+    """What a table may call a photo or block: the block first, then its photo."""
+    return (item.name,) if item.window is None else (item.name, item.name.rsplit("@", 1)[0])
+
+
+def _bare(name: str) -> str:
+    """A name in a table without the suffix of an image file; other dots belong to it: S2.2020."""
+    bare = PurePosixPath(name.replace("\\", "/"))
+    return str(bare.with_suffix("") if bare.suffix.lower() in IMAGE_SUFFIXES else bare)
+
+
+def _table(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
+    """The first line of a CSV, and name and group of the others.
 
     Raises:
-        DataError: a header cannot be read.
+        DataError: it cannot be read, or a row lacks one of them.
     """
-    georefs = {}
-    for item in items:
-        if item.window is None and Path(item.source).suffix.lower() in _GEOREFERENCED:
-            header = read_header(Path(item.source))
-            if header.georef is not None and header.georef.crs is not None:
-                georefs[item.name] = (header.georef, (header.height, header.width))
-    alone = len({georef.crs for georef, _ in georefs.values()}) == 1
-    bounds = {name: _bounds(georef, size, own=alone) for name, (georef, size) in georefs.items()}
-    if not bounds:
-        return {}
-    middle = float(np.mean([box[1] + box[3] for box, _ in bounds.values()])) / 2
-    found = {}
-    for name, ((x0, y0, x1, y1), factor) in bounds.items():
-        if factor is None:  # degrees: a metre is as wide as in the middle of the dataset
-            across, down = _METRES_PER_DEGREE * math.cos(math.radians(middle)), _METRES_PER_DEGREE
-        else:
-            across = down = factor
-        found[name] = (x0 * across, y0 * down, x1 * across, y1 * down)
-    return found
-
-
-def _bounds(georef: GeoRef, size: tuple[int, int], *, own: bool) -> tuple[Box, float | None]:
-    """Corners of an image and the metres of their unit, None for degrees; own: in its own system, else degrees."""
-    import rasterio.crs
-    import rasterio.warp
-
-    a, b, c, d, e, f = georef.transform
-    corners = [(a * col + b * row + c, d * col + e * row + f) for row in (0, size[0]) for col in (0, size[1])]
-    xs, ys = [x for x, _ in corners], [y for _, y in corners]
-    box = (min(xs), min(ys), max(xs), max(ys))
-    crs = rasterio.crs.CRS.from_wkt(georef.crs)
-    if not own:
-        return tuple(map(float, rasterio.warp.transform_bounds(crs, "EPSG:4326", *box))), None  # type: ignore[return-value]
-    return box, None if crs.is_geographic else float(crs.linear_units_factor[1])
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [[cell.strip() for cell in row] for row in csv.reader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a CSV table ({error})") from error
+    rows = [row for row in lines if any(row)]
+    for row in rows[1:]:
+        if len(row) < 2:
+            raise DataError(f"{path}: the row {','.join(row)!r} has no second column; expected name,group")
+        if not (row[0] and row[1]):
+            raise DataError(
+                f"{path}: the row {','.join(row)!r} has no {'group' if row[0] else 'photo'}; a photo that stands alone "
+                "needs a group of its own"
+            )
+    return rows[0] if rows else [""], [(row[0], row[1]) for row in rows[1:]]
 
 
 def overlaps(items: Sequence[FoldItem], boxes: dict[str, Box], plan: FoldPlan) -> list[Leak]:
@@ -198,10 +200,12 @@ def overlaps(items: Sequence[FoldItem], boxes: dict[str, Box], plan: FoldPlan) -
         return []
     places = np.array([boxes[item.name] for item in placed])
     folds = np.array([plan.folds[item.name] for item in placed])
+    sources = np.unique([item.source for item in placed], return_inverse=True)[1]
     areas = (places[:, 2] - places[:, 0]) * (places[:, 3] - places[:, 1])
     found: dict[tuple[str, str], Leak] = {}
     for i, box in enumerate(places):
-        near = np.flatnonzero((gap(places, box) < 0) & (folds != folds[i]))
+        # Blocks of one photo touch, and their boxes may overlap where the photo is turned or its frame is another one.
+        near = np.flatnonzero((gap(places, box) < 0) & (folds != folds[i]) & (sources != sources[i]))
         if not len(near):
             continue
         common = np.minimum(places[near, 2:], box[2:]) - np.maximum(places[near, :2], box[:2])

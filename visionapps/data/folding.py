@@ -57,8 +57,8 @@ def plan_folds(
         rule: how groups were formed, kept in the plan: group, block_px, block_m of a Split.
         together: pairs of photos whose groups must share a fold.
         boxes: where photos lie on the ground.
-        buffer: photos nearer than this to one that validates neither train nor validate, in metres; blocks of one photo
-            that are nearer lose that part, in pixels. Distances are the larger of those along the two axes.
+        buffer: photos nearer than this to one that validates are on neither side, in metres. Of blocks it is in pixels:
+            those of one photo lose the part that is nearer. Distances are the larger of those along the two axes.
 
     Raises:
         ConfigError: k or buffer makes no sense.
@@ -77,7 +77,7 @@ def plan_folds(
     chosen = _spread_out(_measure(items, joined, names, stratify), k, seed)
     of = dict(zip(names, chosen.tolist(), strict=True))
     folds = {item.name: int(of[joined[item.group]]) for item in items}
-    excluded = _excluded(folds, boxes or {}, buffer, k) if buffer else {}
+    excluded = _excluded(items, folds, boxes or {}, buffer, k) if buffer else {}
     trimmed, excluded = _without_empty(_trimmed(items, folds, math.ceil(buffer), k) if buffer else {}, excluded)
     plan = FoldPlan(
         k=k,
@@ -256,20 +256,33 @@ def _better(
     return own, trial
 
 
-def _excluded(folds: Mapping[str, int], boxes: Mapping[str, Box], buffer: float, k: int) -> dict[int, tuple[str, ...]]:
-    """By fold, photos of other folds that lie nearer than the buffer to one that validates."""
-    names = sorted(set(folds) & set(boxes))
-    if not names:
+def _excluded(
+    items: Sequence[FoldItem], folds: Mapping[str, int], boxes: Mapping[str, Box], buffer: float, k: int
+) -> dict[int, tuple[str, ...]]:
+    """By fold, what lies in other folds and nearer than the buffer to what validates; of blocks, in other photos."""
+    placed = sorted((item for item in items if item.name in boxes), key=lambda item: item.name)
+    if not placed:
         return {}
-    places = np.array([boxes[name] for name in names])
-    own = np.array([folds[name] for name in names])
+    places = np.array([boxes[item.name] for item in placed])
+    reach = np.array([buffer * _metres(item, boxes[item.name]) for item in placed])
+    own = np.array([folds[item.name] for item in placed])
+    sources = np.unique([item.source for item in placed], return_inverse=True)[1]
+    blocks = np.array([item.window is not None for item in placed])
     found = {}
     for fold in range(k):
-        near = np.zeros(len(names), bool)
-        for box in places[own == fold]:
-            near |= gap(places, box) < buffer
-        found[fold] = tuple(name for name, n, f in zip(names, near, own, strict=True) if n and f != fold)
+        near = np.zeros(len(placed), bool)
+        for i in np.flatnonzero(own == fold):
+            apart = ~blocks | (sources != sources[i])  # blocks of one photo lose a strip, see _trimmed
+            near |= apart & (gap(places, places[i]) < np.maximum(reach, reach[i]))
+        found[fold] = tuple(item.name for item, n, f in zip(placed, near, own, strict=True) if n and f != fold)
     return {fold: out for fold, out in found.items() if out}
+
+
+def _metres(item: FoldItem, box: Box) -> float:
+    """Metres in the unit of the buffer: that is a pixel of blocks, and a metre of photos."""
+    if item.window is None:
+        return 1.0
+    return max((box[2] - box[0]) / item.window.width, (box[3] - box[1]) / item.window.height)
 
 
 def gap(boxes: np.ndarray, box: np.ndarray) -> np.ndarray:
