@@ -45,7 +45,7 @@ def resize_nearest(labels: NDArray[Any], size: Size, rule: Nearest = "pillow") -
     """Bring a label map to another size by nearest neighbour, as Pillow or OpenCV does.
 
     The pixel i of h takes the pixel floor((i + 0.5) * H / h) by Pillow's NEAREST, the one below its centre, and
-    floor(i * H / h) by OpenCV's INTER_NEAREST, the one below its upper left corner.
+    floor(i * H / h) by OpenCV's INTER_NEAREST, the one below its upper left corner, both as rounded by the library.
 
     Args:
         labels: (H, W).
@@ -64,8 +64,11 @@ def resize_nearest(labels: NDArray[Any], size: Size, rule: Nearest = "pillow") -
 
 def _nearest(count: int, full: int, rule: Nearest) -> NDArray[np.int64]:
     if rule == "pillow":
-        # In whole numbers, so that no centre that falls on an edge is rounded to the wrong side.
-        return (2 * np.arange(count) + 1) * full // (2 * count)
+        # One step after the other in float64, as Pillow goes: where a centre falls on an edge, the sum of its rounding
+        # errors decides on the side, and neither whole numbers nor a product of the place has the same ones.
+        steps = np.full(count, full / count)
+        steps[0] /= 2
+        return np.minimum(np.cumsum(steps).astype(np.int64), full - 1)
     # In OpenCV's own floats, which do round some edges to the side before: floor(i * H / h) differs from it.
     corners = np.floor(np.arange(count) * (1.0 / (count / full))).astype(np.int64)
     return np.asarray(np.minimum(corners, full - 1))
