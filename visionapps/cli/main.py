@@ -28,6 +28,7 @@ VERBS = {
     "tune": "rules after the network (thresholds, areas, holes), tuned on out-of-fold predictions by the metric",
     "pseudo": "label photos with a model that never saw them, for a student to learn from",
     "submit": "write a run-length CSV for Kaggle, or verify one",
+    "pack": "one folder for a notebook without internet: bundles, wheels, a run that keeps to time and memory",
     "score": "score a submission CSV against the truth by the competition's metric",
     "models": "list the models and backbones that can be built",
 }

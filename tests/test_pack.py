@@ -1,0 +1,512 @@
+"""The package for a notebook without internet: what is in it, what it refuses, and that it writes the submission."""
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from packaging.version import Version
+from PIL import Image
+
+from visionapps.cli.main import main
+from visionapps.competition import pack_script
+from visionapps.competition.budget import Costs, Quality
+from visionapps.competition.pack import Package, dialect_to_dict, duration
+from visionapps.competition.pack_drawing import REPORT, Wishes, draw_package
+from visionapps.competition.pack_images import find_images, find_sample
+from visionapps.competition.pack_trial import try_package
+from visionapps.competition.pack_wheels import Target, fetch, project_wheel, read_installed
+from visionapps.errors import ConfigError, DataError, OutputError, VisionAppsError, WeightsError
+from visionapps.inference.bundle import Bundle
+from visionapps.inference.dialects import BUILT_IN, Dialect, load_dialect
+from visionapps.inference.file_dialects import FileDialect, load_rules
+from visionapps.models import unet
+from visionapps.structures import LabelSpace
+
+LABELS = LabelSpace(("ground", "road", "tree"), ((200, 0, 0), (0, 100, 0), (0, 0, 50)))
+SIZES = {"p1": (32, 64), "p2": (64, 32), "p3": (64, 64), "p4": (32, 32)}  # (H, W)
+HEAD = "order: row\nheader: [id, rle]\nrow_id: '{id}_{class}'\nlabels: [1, 2]\n"
+
+
+def tiny(seed: int) -> Bundle:
+    torch.manual_seed(seed)
+    model = unet("resnet10t", 3, channels=(8, 8, 8, 8, 8)).eval()
+    with torch.no_grad():  # a random head says nothing: members shall disagree
+        for parameter in model.decoder.parameters():
+            parameter.mul_(3)
+    return Bundle(model, LABELS, 64)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two bundles, test images, a dialect, the sample submission, and a package of all."""
+    folder = tmp_path_factory.mktemp("pack")
+    for name, seed in {"a": 1, "b": 2}.items():
+        tiny(seed).save(folder / name)
+    rng = np.random.default_rng(0)
+    (folder / "test").mkdir()
+    for name, (height, width) in SIZES.items():
+        small = rng.integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+        Image.fromarray(small).resize((width, height)).save(folder / "test" / f"{name}.png")
+    (folder / "dialect.yaml").write_text(HEAD)
+    (folder / "sample.csv").write_text("id,rle\n" + "".join(f"{name}_{k},\n" for name in SIZES for k in (1, 2)))
+    assert main([*words(folder), "--images", str(folder / "test"), "--out", str(folder / "package")]) == 0
+    return folder
+
+
+def words(home: Path, *bundles: str) -> list[str]:
+    given = [str(home / name) for name in bundles or ("a", "b")]
+    more = ["--weights", "1,3", "--tta", "flips"] if len(given) == 2 else []
+    return ["pack", *given, *more, "--dialect", str(home / "dialect.yaml"), "--sample", str(home / "sample.csv")]
+
+
+def draw(home: Path, out: Path, *, clock=lambda: 0.0, measure=try_package, **wishes):
+    """Run the package here; what it said, and what came of it."""
+    said: list[str] = []
+    work = out.parent / f"{out.stem}_work"
+    work.mkdir(exist_ok=True)
+    asked = Wishes(**{"images": home / "test", "out": out, "device": "cpu", "overwrite": True, **wishes})
+    outcome = draw_package(home / "package", asked, work=work, say=said.append, clock=clock, measure=measure)
+    return "\n".join(said), outcome
+
+
+def decoded(path: Path) -> dict[str, np.ndarray]:
+    """Label maps of a submission, read with nothing of ours."""
+    masks = {name: np.zeros(size[0] * size[1], np.uint8) for name, size in SIZES.items()}
+    with path.open(newline="") as file:
+        for row in csv.DictReader(file):
+            name, label = row["id"].split("_")
+            numbers = [int(word) for word in row["rle"].split()]
+            for start, length in zip(numbers[::2], numbers[1::2], strict=True):
+                masks[name][start - 1 : start - 1 + length] = int(label)
+    return {name: mask.reshape(SIZES[name]) for name, mask in masks.items()}
+
+
+def drawn(home: Path, out: Path, *options: str) -> dict[str, np.ndarray]:
+    """What `visionapps predict` draws."""
+    fixed = ["--device", "cpu", "--out", str(out)]
+    assert main(["predict", *options, str(home / "test"), *fixed]) == 0
+    return {name: np.asarray(Image.open(out / f"{name}.png")) for name in SIZES}
+
+
+# In the run: no name is resolved and no socket opened, whatever asks for it; visionapps comes from the package alone.
+_OFFLINE = """
+import runpy, socket, sys
+def refuse(*args, **kwargs):
+    raise RuntimeError(f"network: {args}")
+socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+sys.argv = sys.argv[1:]
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    import visionapps
+    print("from", visionapps.__file__)
+    loaded = {name.partition(".")[0] for name in sys.modules}
+    print("loaded", *sorted(loaded & {"lightning", "matplotlib", "albumentations", "tensorboard", "pyogrio", "ray"}))
+    sys.exit(end.code)
+"""
+
+
+@pytest.mark.slow
+def test_a_package_runs_anywhere_without_network_and_writes_what_predict_and_submit_would(home, tmp_path, capsys):
+    package = shutil.copytree(home / "package", tmp_path / "input" / "kit")
+    shutil.copytree(home / "test", tmp_path / "input" / "competition" / "test_images")
+    for path in package.rglob("*"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    here = tmp_path / "working"
+    here.mkdir()
+    closed = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "all")}
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", _OFFLINE, str(package / "run.py"), "--device", "cpu"],
+        cwd=here,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(tmp_path),
+            "OMP_NUM_THREADS": "1",
+            "NUMBA_DISABLE_JIT": "1",
+            **closed,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    for path in [package, *package.rglob("*")]:
+        path.chmod(0o755)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert re.search(r"^from .*visionapps_\w+/site/visionapps/__init__.py$", done.stdout, re.MULTILINE), done.stdout
+    assert re.search(r"^loaded *$", done.stdout, re.MULTILINE), done.stdout
+    assert "drawing 4 images with 2 members x 4 views = 8 forward passes per tile" in done.stdout
+    out = here / "submission.csv"
+    assert sorted(path.name for path in here.iterdir()) == ["submission.csv", REPORT]
+    expected = drawn(home, tmp_path / "masks", str(home / "package" / "ensemble.yaml"))
+    for name, mask in decoded(out).items():
+        np.testing.assert_array_equal(mask, expected[name])
+    rules = ["--dialect", str(home / "dialect.yaml"), "--sample", str(home / "sample.csv")]
+    capsys.readouterr()
+    assert main(["submit", str(tmp_path / "masks"), "--verify", str(out), *rules]) == 0
+    assert "every pixel of 4 images" in capsys.readouterr().out
+    facts = json.loads((here / REPORT).read_text())
+    assert facts["drawn_with"] == facts["wanted"]
+    assert (facts["images"], facts["rows"], facts["blank"], facts["lowered"]) == (4, 8, [], {})
+
+
+def steady(per_pass: float):
+    """The real trial, with given seconds instead of measured ones: per pixel and pass, nothing beside."""
+
+    def measure(*args, **kwargs):
+        costs, opinions, text = try_package(*args, **kwargs)
+        views = {"none": 1, "flips": 4, "d4": 8}
+        passes = {item: per_pass * views[item.flips] for item in costs.passes}
+        return Costs(0.0, passes, costs.base, costs.held, costs.working), opinions, text
+
+    return measure
+
+
+PIXELS = sum(height * width for height, width in SIZES.values())
+
+
+def test_too_little_time_leaves_out_views_and_members_says_so_and_draws_with_the_rest(home, tmp_path):
+    text, outcome = draw(home, tmp_path / "s.csv", measure=steady(1 / PIXELS), seconds=1.5)  # 8 passes take 8 s
+    assert "everything, 2 members x 4 views = 8 forward passes per tile, would take 8.0 s" in text
+    assert outcome.choice.quality == Quality((1,))  # the heavier of the two, once
+    said = [line.split(";")[0] for line in text.splitlines() if line.startswith("left out: ")]
+    assert sorted(said) == ["left out: member 1-pack0-a", "left out: views (flips: 4, none: 1)"]
+    assert f"drawing 4 images with {outcome.choice.quality}" in text
+    for name, mask in drawn(home, tmp_path / "masks", str(home / "b")).items():
+        np.testing.assert_array_equal(decoded(tmp_path / "s.csv")[name], mask)
+    facts = json.loads((tmp_path / REPORT).read_text())
+    assert [step["without"] for step in facts["left_out"]] == [line.removeprefix("left out: ") for line in said]
+    assert facts["drawn_with"] == {"members": ["2-pack0-b"], "flips": "none", "scales": [1.0]}
+    with pytest.raises(ConfigError, match=r"--seconds 0.5: at least 2 s are needed here for 4 images, with the"):
+        draw(home, tmp_path / "none.csv", measure=steady(1 / PIXELS), seconds=0.5)
+    assert not (tmp_path / "none.csv").exists()
+
+
+def test_a_machine_that_turns_slow_lowers_what_is_left_and_leaves_out_what_cannot_be_in_time(home, tmp_path):
+    said: list[str] = []
+    looks = [0]
+
+    def clock() -> float:  # stands still until drawing begins; then each look at it takes eight seconds
+        looks[0] += any(line.startswith("drawing 4 images") for line in said)
+        return 8.0 * looks[0]
+
+    # Expected are 8 s, 3.6 of them for p3. It takes 8, and the clock shows 48 when the next one is to begin: 10 s more
+    # would be too late for 57. Two passes instead of eight would end at 50.5, but they take long again.
+    (tmp_path / "work").mkdir()
+    out = tmp_path / "s.csv"
+    outcome = draw_package(
+        home / "package",
+        Wishes(images=home / "test", out=out, device="cpu", seconds=57.0),
+        work=tmp_path / "work",
+        say=said.append,
+        clock=clock,
+        measure=steady(1 / PIXELS),
+    )
+    assert outcome.choice.quality.forwards == 8
+    assert outcome.lowered == {"p1": Quality((0, 1), "none")}
+    assert outcome.blank == ("p2", "p4")
+    text = "\n".join(said)
+    assert "too slow, 3 images go on with 2 members x 1 view = 2 forward passes per tile" in text
+    assert "warning: image p2 stays without any object: there is no time left for it" in text
+    assert outcome.report.rows == 8  # still every row
+    found, full = decoded(out), drawn(home, tmp_path / "masks", str(home / "package" / "ensemble.yaml"))
+    np.testing.assert_array_equal(found["p3"], full["p3"])
+    assert found["p1"].any()
+    assert not found["p2"].any()
+    assert not found["p4"].any()
+
+
+def test_an_image_that_cannot_be_decoded_stays_blank_and_is_told(home, tmp_path):
+    folder = shutil.copytree(home / "test", tmp_path / "test")
+    whole = (folder / "p2.png").read_bytes()
+    (folder / "p2.png").write_bytes(whole[: len(whole) // 2])
+    text, outcome = draw(home, tmp_path / "s.csv", images=folder)
+    assert outcome.blank == ("p2",)
+    assert "warning: image p2 stays without any object: " in text
+    assert "1 hold nothing: p2" in text
+    assert not decoded(tmp_path / "s.csv")["p2"].any()
+    assert decoded(tmp_path / "s.csv")["p1"].any()
+
+
+def test_a_sample_among_the_inputs_goes_before_the_packed_one_as_hidden_test_sets_have_their_own(home, tmp_path):
+    given = tmp_path / "inputs" / "competition"
+    given.mkdir(parents=True)
+    (given / "sample.csv").write_text("id,rle\np3_1,\np3_2,\n")
+    shutil.copytree(home / "test", given / "test")
+    text, _ = draw(home, tmp_path / "s.csv", images=None, roots=(tmp_path / "inputs",))
+    assert f"1 images of 0.0 megapixels in {given / 'test'}, asked for by {given / 'sample.csv'}" in text
+    assert [line.split(",")[0] for line in (tmp_path / "s.csv").read_text().splitlines()] == ["id", "p3_1", "p3_2"]
+    (tmp_path / "inputs" / "sample.csv").write_text("id,rle\np1_1,\np1_2,\n")
+    with pytest.raises(ConfigError, match=r"several files are called sample.csv, and they differ"):
+        find_sample("sample.csv", (tmp_path / "inputs",))
+
+
+def test_images_of_a_run_must_be_those_of_the_sample(home, tmp_path):
+    folder = shutil.copytree(home / "test", tmp_path / "test")
+    (folder / "p4.png").unlink()
+    message = r"1 of the 4 images that the sample asks for are missing: p4; the files there are p1.png, p2.png, p3.png"
+    with pytest.raises(DataError, match=message):
+        draw(home, tmp_path / "s.csv", images=folder)
+    with pytest.raises(DataError, match=message):  # packing says the same
+        main_or_raise([*words(home), "--images", str(folder), "--out", str(tmp_path / "p")])
+    (tmp_path / "s.csv").touch()
+    with pytest.raises(OutputError, match=r"s.csv: exists already"):
+        draw(home, tmp_path / "s.csv", overwrite=False)
+
+
+def main_or_raise(arguments: list[str]) -> None:
+    """The verb, with its error instead of its exit code."""
+    assert main(["--traceback", *arguments]) == 0
+
+
+def test_test_images_are_found_by_the_ids_of_the_sample(tmp_path):
+    rules = Dialect(order="row", row_id="{id}_{class}", image_id="([0-9]+)")
+    for name in ("train/1_a.jpg", "train/2_a.jpg", "test/7_a.jpg", "test/8_a.jpg", "test/9_b.jpg", ".cache/7.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    test = tmp_path / "test"
+    assert find_images(["8", "7"], rules, roots=(tmp_path,)) == {"8": test / "8_a.jpg", "7": test / "7_a.jpg"}
+    shutil.copytree(test, tmp_path / "test_small")
+    with pytest.raises(ConfigError, match=r"several folders hold all 2 images .* say which one with --images"):
+        find_images(["7", "8"], rules, roots=(tmp_path,))
+    shutil.move(tmp_path / "test_small", tmp_path / "copy")  # only one of them is called a test
+    assert find_images(["7"], rules, roots=(tmp_path,)) == {"7": test / "7_a.jpg"}
+    (test / "7_b.jpg").touch()
+    with pytest.raises(DataError, match=r"7_a.jpg, 7_b.jpg have one id, 7; keep one"):
+        find_images(["7"], rules, folder=test)
+    with pytest.raises(DataError, match=r"test: 1 of the 3 images that the sample asks for are missing: 55"):
+        find_images(["7", "8", "55"], rules, roots=(tmp_path,))
+    with pytest.raises(DataError, match=r"no image of the 1 that the sample asks for \(55\) lies below"):
+        find_images(["55"], rules, roots=(tmp_path,))
+    with pytest.raises(DataError, match="no such folder of images; check --images"):
+        find_images(["55"], rules, folder=tmp_path / "nothing")
+
+
+def test_a_package_names_every_file_with_its_digest_and_opens_as_what_was_packed(home):
+    package = home / "package"
+    manifest = json.loads((package / "visionapps_package.json").read_text())
+    names = {path.relative_to(package).as_posix() for path in package.rglob("*") if path.is_file()}
+    assert names - set(manifest["files"]) == {"visionapps_package.json", "README.md"}
+    readme = (package / "README.md").read_text()
+    for name, facts in manifest["files"].items():
+        data = (package / name).read_bytes()
+        assert facts == {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        assert f"| `{name}` | {len(data):,} | `{facts['sha256']}` |" in readme
+    opened = Package.open(package)
+    assert opened.spec.weights == (1.0, 3.0)
+    assert opened.spec.flips == "flips"
+    assert opened.labels == LABELS
+    assert opened.rules == load_dialect(str(home / "dialect.yaml"))
+    assert [name.split("-")[-1] for name in opened.names] == ["a", "b"]
+    assert str(home) not in "".join(path.read_text() for path in package.glob("*.*"))  # nothing of this machine
+    assert (package / "run.py").read_text() == Path(pack_script.__file__).read_text()
+
+
+def test_a_notebook_is_what_the_format_of_notebooks_asks_for(home):
+    """The rules of nbformat 4.5: required keys, ids of cells, and no others."""
+    book = json.loads((home / "package" / "submit.ipynb").read_text())
+    assert set(book) == {"cells", "metadata", "nbformat", "nbformat_minor"}
+    assert (book["nbformat"], book["nbformat_minor"]) == (4, 5)
+    assert set(book["metadata"]["kernelspec"]) >= {"name", "display_name"}
+    assert set(book["metadata"]["language_info"]) >= {"name"}
+    ids = [cell["id"] for cell in book["cells"]]
+    assert len(set(ids)) == len(ids)
+    for cell in book["cells"]:
+        assert re.fullmatch(r"[a-zA-Z0-9_-]{1,64}", cell["id"])
+        common = {"id", "cell_type", "metadata", "source"}
+        assert set(cell) == (common | {"outputs", "execution_count"} if cell["cell_type"] == "code" else common)
+        assert isinstance(cell["metadata"], dict)
+        assert all(isinstance(line, str) for line in cell["source"])
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
+            compile("".join(cell["source"]), cell["id"], "exec")
+        else:
+            assert cell["cell_type"] == "markdown"
+
+
+def test_the_wheel_holds_all_of_the_code_and_its_record_is_true(tmp_path):
+    wheel = project_wheel(tmp_path)
+    (tmp_path / "again").mkdir()
+    assert project_wheel(tmp_path / "again").read_bytes() == wheel.read_bytes()
+    with zipfile.ZipFile(wheel) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    info = wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"
+    record = list(csv.reader(io.StringIO(contents[f"{info}/RECORD"].decode())))
+    assert {row[0] for row in record} == set(contents)
+    for name, digest, size in record:
+        if name != f"{info}/RECORD":
+            own = base64.urlsafe_b64encode(hashlib.sha256(contents[name]).digest()).rstrip(b"=").decode()
+            assert (digest, size) == (f"sha256={own}", str(len(contents[name])))
+    code = Path(pack_script.__file__).parents[1]
+    for path in ("py.typed", "cli/demo.yaml", "networks/facts.json", "competition/pack_script.py"):
+        assert contents[f"visionapps/{path}"] == (code / path).read_bytes()
+    assert b"visionapps = visionapps.cli.main:main" in contents[f"{info}/entry_points.txt"]
+    assert b"\nName: visionapps\n" in contents[f"{info}/METADATA"]
+    assert not [name for name in contents if "__pycache__" in name]
+
+
+def fake_wheel(folder: Path, name: str, version: str, *requires: str) -> None:
+    info = f"{name}-{version}.dist-info"
+    head = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
+        archive.writestr(f"{name}.py", "")
+        archive.writestr(f"{info}/METADATA", head + "".join(f"Requires-Dist: {text}\n" for text in requires))
+        archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{info}/RECORD", "")
+
+
+@pytest.mark.slow
+def test_wheels_are_fetched_for_what_the_notebook_lacks_and_for_what_these_need(tmp_path, monkeypatch):
+    index, got = tmp_path / "index", tmp_path / "got"
+    index.mkdir()
+    got.mkdir()
+    fake_wheel(index, "alpha", "2.0", "beta>=1; python_version >= '3.12'", "gamma; sys_platform == 'win32'", "delta")
+    fake_wheel(index, "beta", "1.5")
+    fake_wheel(index, "delta", "1.0")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(index))
+    has = {"delta": "0.9", "torch": "2.9", "opencv-python": "4.9"}
+    target = Target("3.12", has={name: Version(version) for name, version in has.items()})
+    found = fetch(["alpha>=1", "torch>=2.9", "opencv-python-headless>=4"], got, target)
+    assert sorted(path.name for path in found) == ["alpha-2.0-py3-none-any.whl", "beta-1.5-py3-none-any.whl"]
+    with pytest.raises(ConfigError, match=r"wheels of torch>=3 for Python 3.12 on manylinux_2_35_x86_64: pip says E"):
+        fetch(["torch>=3"], got, target)
+
+
+def test_pip_is_told_every_name_of_a_platform_and_markers_are_judged_for_it():
+    target = Target("3.12", "manylinux_2_28_x86_64")
+    assert target.platforms[0] == "manylinux_2_28_x86_64"
+    assert {"manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64"} <= set(target.platforms)
+    assert not {name for name in target.platforms if "2_29" in name}
+    assert Target("3.11", "win_amd64").platforms == ("win_amd64",)
+    assert Target("3.11", "win_amd64").environment()["sys_platform"] == "win32"
+    assert target.environment()["platform_machine"] == "x86_64"
+    with pytest.raises(ConfigError, match=r"--python 312: expected major and minor version"):
+        Target("312")
+
+
+def test_what_a_notebook_has_is_read_from_freeze_or_list(tmp_path):
+    (tmp_path / "have.txt").write_text(
+        "# comment\nPackage Version\n------- -------\ntorch==2.9.0+cu126\nPillow  11.1.0\n"
+        "numpy @ file:///tmp/wheels/numpy-2.1.3-cp312-cp312-linux_x86_64.whl#sha256=0\n-e git+x\n"
+    )
+    found = {name: str(version) for name, version in read_installed(tmp_path / "have.txt").items()}
+    assert found == {"torch": "2.9.0+cu126", "pillow": "11.1.0", "numpy": "2.1.3"}
+    (tmp_path / "have.txt").write_text("nothing here\n")
+    with pytest.raises(DataError, match=r"names no package with its version; give what `pip freeze` prints"):
+        read_installed(tmp_path / "have.txt")
+
+
+@pytest.mark.parametrize("rules", [*BUILT_IN.values(), *map(load_rules, ("png", "png-binary"))])
+def test_a_dialect_survives_its_file(rules, tmp_path):
+    (tmp_path / "d.yaml").write_text(yaml.safe_dump(dialect_to_dict(rules), sort_keys=False))
+    assert load_rules(str(tmp_path / "d.yaml")) == rules
+    coded = FileDialect("out/{id}.png", labels=(0, 1), values=((0, 7), (1, 8)))
+    (tmp_path / "d.yaml").write_text(yaml.safe_dump(dialect_to_dict(coded)))
+    assert load_rules(str(tmp_path / "d.yaml")) == coded
+
+
+def test_rules_of_a_single_bundle_are_packed_and_those_of_members_are_not(home, tmp_path, caplog):
+    ruled = replace(tiny(1), postprocess={"resolve": "argmax", "rules": {"road": {"min_area": 1500}}})
+    ruled.save(tmp_path / "ruled")
+    alone = tmp_path / "alone"
+    main_or_raise([*words(home, str(tmp_path / "ruled")), "--out", str(alone)])
+    assert Package.open(alone).postprocess is not None
+    shutil.copytree(home / "test", tmp_path / "test")
+    _, outcome = draw_alone(alone, tmp_path)
+    with_rules = decoded(outcome.submission)
+    assert all((mask == 1).sum() in (0, *range(1500, 10**6)) for mask in with_rules.values())
+    plain = drawn(home, tmp_path / "m", str(home / "a"))
+    assert any((mask == 1).any() for mask in plain.values())  # so they did something
+    main_or_raise([*words(home, str(tmp_path / "ruled")), "--postprocess", "none", "--out", str(tmp_path / "plain")])
+    assert Package.open(tmp_path / "plain").postprocess is None
+    main_or_raise([*words(home, str(tmp_path / "ruled"), "b"), "--out", str(tmp_path / "both")])
+    assert "so an ensemble does not take them" in caplog.text
+    assert Package.open(tmp_path / "both").postprocess is None
+
+
+def draw_alone(package: Path, tmp_path: Path):
+    said: list[str] = []
+    (tmp_path / "work").mkdir()
+    wishes = Wishes(images=tmp_path / "test", out=tmp_path / "alone.csv", device="cpu")
+    return said, draw_package(package, wishes, work=tmp_path / "work", say=said.append, clock=lambda: 0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (["--out", "package"], OutputError, "package: exists already"),
+        (["nothing", "--weights", "1,1,1"], WeightsError, "nothing: no such bundle"),
+        (["--dialect", "hrud"], ConfigError, "dialect: writes label 3, but the models have 3 classes, 0 to 2"),
+        (["--sample", "absent.csv"], VisionAppsError, "absent.csv"),
+        (["--sample", "other.csv"], ConfigError, "header 'a,b', but the dialect writes 'id,rle'"),
+        (["--weights", "1,2,3"], ConfigError, "3 numbers for 2 bundles"),
+        (["--seconds", "0"], ConfigError, "--seconds 0.0: must be positive"),
+        (["--python", "3.12"], ConfigError, "--python tells which wheels are downloaded; add --wheels"),
+        (["package/ensemble.yaml"], ConfigError, "the ensemble's file says this itself; leave out --weights, --tta"),
+    ],
+)
+def test_what_cannot_be_packed_is_refused_and_leaves_nothing(home, tmp_path, monkeypatch, change, error, message):
+    monkeypatch.chdir(home)
+    (home / "other.csv").write_text("a,b\nx,\n")
+    out = [] if change[0] == "--out" else ["--out", str(tmp_path / "p")]
+    line = words(home)
+    bundle = [] if change[0].startswith("--") else change[:1]
+    line = [line[0], *bundle, *line[1:], *change[len(bundle) :]]
+    with pytest.raises(error, match=re.escape(message)):
+        main_or_raise([*line, *out])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_member_outside_of_the_package_and_a_damaged_file_are_refused(home, tmp_path, capsys):
+    package = shutil.copytree(home / "package", tmp_path / "p")
+    spec = yaml.safe_load((package / "ensemble.yaml").read_text())
+    spec["members"][0]["bundle"] = str(home / "a")
+    (package / "ensemble.yaml").write_text(yaml.safe_dump(spec))
+    with pytest.raises(WeightsError, match=r"ensemble.yaml: member .*a lies outside of the package"):
+        Package.open(package)
+    assert pack_script.main([], root=package) == 1
+    assert "ensemble.yaml: is not what was packed" in capsys.readouterr().err
+    weights = next(package.rglob("weights.safetensors"))
+    weights.unlink()
+    assert pack_script.main([], root=package) == 1
+    assert "weights.safetensors: missing; upload the whole package again" in capsys.readouterr().err
+    (package / "visionapps_package.json").unlink()
+    assert pack_script.main([], root=package) == 1
+    assert "visionapps_package.json cannot be read" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="is no package"):
+        Package.open(package)
+
+
+def test_a_python_that_is_too_old_or_lacks_a_wheel_is_told_what_to_pack(home, tmp_path):
+    manifest = json.loads((home / "package" / "visionapps_package.json").read_text())
+    old = tmp_path / "visionapps_package.json"
+    old.write_text(json.dumps({**manifest, "python": [4, 1]}))
+    with pytest.raises(pack_script.PackageError, match=r"Python 4.1 or later is needed, but this is 3\.\d+"):
+        pack_script.read_manifest(tmp_path)
+    lacking = {**manifest, "requirements": ["numpy>=1.26", "no-such-package-of-ours>=3"]}
+    with pytest.raises(pack_script.PackageError) as caught:
+        pack_script.install(home / "package", lacking, tmp_path / "site")
+    text = str(caught.value)
+    assert text.startswith("this Python lacks no-such-package-of-ours>=3, and the wheels of the package (visionapps-")
+    assert "pack again with --wheels --has have.txt" in text
+
+
+def test_durations_are_for_people():
+    told = [duration(seconds) for seconds in (0.04, 8, 89, 600, 32400)]
+    assert told == ["0.0 s", "8.0 s", "89 s", "10 min", "9 h 00 min"]

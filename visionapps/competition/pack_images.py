@@ -1,0 +1,172 @@
+"""The test images that a sample submission asks for: found among the inputs of a notebook, held against its ids."""
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from visionapps.data.images import image_size
+from visionapps.errors import ConfigError, DataError
+from visionapps.files import IMAGE_SUFFIXES
+from visionapps.inference.dialects import Dialect, Size
+from visionapps.inference.file_dialects import FileDialect
+from visionapps.inference.file_submission import read_sample_files
+from visionapps.inference.submission_check import read_sample, some
+
+Rules = Dialect | FileDialect
+_DEEP = 5  # folders below a root that are looked into: a home folder may have no end
+
+
+def asked_ids(sample: Path, rules: Rules, classes: int) -> tuple[str, ...]:
+    """The ids of the images that a sample submission asks for, each once, in its order.
+
+    Raises:
+        ConfigError: it is of another dialect.
+        DataError: it cannot be read, or asks for nothing.
+    """
+    if isinstance(rules, Dialect):
+        return tuple(dict.fromkeys(rules.split_key(key)[0] for key in read_sample(sample, rules).keys))
+    names = read_sample_files(sample, rules, classes=classes).names
+    return tuple(dict.fromkeys(rules.split(name)[0] for name in names))
+
+
+def find_images(
+    wanted: Sequence[str],
+    rules: Rules,
+    *,
+    folder: Path | None = None,
+    roots: Sequence[Path] = (),
+    without: Path | None = None,
+) -> dict[str, Path]:
+    """The image of every id.
+
+    Args:
+        wanted: ids.
+        rules: find ids in names of files.
+        folder: of the images; None: the one below the roots that has them all.
+        roots: where to look.
+        without: a folder that is not looked into.
+
+    Returns:
+        Files by id, in the order of the ids; other images of the folder are left out.
+
+    Raises:
+        DataError: images are missing, or two have one id.
+        ConfigError: several folders have them all.
+    """
+    if folder is not None:
+        return _all_of(wanted, _image_files(folder), rules, folder)
+    asked = frozenset(wanted)
+    best: tuple[int, Path | None] = 0, None
+    whole: list[Path] = []
+    for place in _folders(roots, without):
+        count = len(asked & _ids(_image_files(place), rules).keys())
+        best = max(best, (count, place if count else None), key=lambda item: (item[0], _is_test(item[1])))
+        whole += [place] if count == len(asked) else []
+    named = [place for place in whole if _is_test(place)]
+    chosen = named if len(named) == 1 else whole
+    if len(chosen) > 1:
+        raise ConfigError(
+            f"several folders hold all {len(asked)} images that the sample asks for: "
+            f"{', '.join(map(str, chosen[:4]))}; say which one with --images"
+        )
+    if chosen:
+        return _all_of(wanted, _image_files(chosen[0]), rules, chosen[0])
+    if best[1] is None:
+        raise DataError(
+            f"no image of the {len(asked)} that the sample asks for ({some(list(wanted))}) lies below "
+            f"{', '.join(map(str, roots)) or 'any folder'}; say where with --images, and hold the dialect's image_id "
+            "against the names of the files"
+        )
+    return _all_of(wanted, _image_files(best[1]), rules, best[1])
+
+
+def find_sample(name: str, roots: Sequence[Path], *, without: Path | None = None) -> Path | None:
+    """The sample submission of that name among the inputs: where test sets are hidden, it is another than was packed.
+
+    Args:
+        name: of the file.
+        roots: where to look.
+        without: a folder that is not looked into.
+
+    Returns:
+        None where there is none.
+
+    Raises:
+        ConfigError: there are several that differ.
+    """
+    found = [path / name for path, files in _walk(roots, without) if name in files]
+    if len({path.read_bytes() for path in found}) > 1:
+        raise ConfigError(
+            f"several files are called {name}, and they differ: {', '.join(map(str, found[:4]))}; say which one with "
+            "--sample"
+        )
+    return found[0] if found else None
+
+
+def sizes_of(files: Mapping[str, Path]) -> dict[str, Size]:
+    """(H, W) of images by id, from their headers.
+
+    Raises:
+        DataError: one cannot be read.
+    """
+    return {image: image_size(path) for image, path in files.items()}
+
+
+def _all_of(wanted: Sequence[str], files: Sequence[Path], rules: Rules, folder: Path) -> dict[str, Path]:
+    found = _ids(files, rules)
+    missing = [image for image in wanted if image not in found]
+    if missing:
+        names = ", ".join(path.name for path in files[:3]) or "none"
+        raise DataError(
+            f"{folder}: {len(missing)} of the {len(wanted)} images that the sample asks for are missing: "
+            f"{some(missing)}; the files there are {names}{', ...' if len(files) > 3 else ''}: give the right folder "
+            "with --images, the right sample, or another image_id in the dialect"
+        )
+    twice = [image for image in wanted if len(found[image]) > 1]
+    if twice:
+        names = ", ".join(path.name for path in found[twice[0]])
+        raise DataError(f"{folder}: {names} have one id, {twice[0]}; keep one of them, or mend image_id in the dialect")
+    return {image: found[image][0] for image in wanted}
+
+
+def _ids(files: Iterable[Path], rules: Rules) -> dict[str, list[Path]]:
+    """Files by their ids; those without one are none of the competition's."""
+    found: dict[str, list[Path]] = {}
+    for path in files:
+        try:
+            found.setdefault(rules.image_of(path.stem), []).append(path)
+        except DataError:
+            continue
+    return found
+
+
+def _image_files(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder of images; check --images")
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+
+
+def _is_test(folder: Path | None) -> bool:
+    """By its name."""
+    return folder is not None and "test" in folder.name.lower()
+
+
+def _folders(roots: Iterable[Path], without: Path | None) -> Iterator[Path]:
+    """Folders with images."""
+    for path, files in _walk(roots, without):
+        if any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files):
+            yield path
+
+
+def _walk(roots: Iterable[Path], without: Path | None) -> Iterator[tuple[Path, list[str]]]:
+    """All folders below and their files, each once."""
+    seen: set[Path] = set()
+    for root in roots:
+        for place, names, files in os.walk(root):
+            path = Path(place)
+            if path in seen or path == without or len(path.relative_to(root).parts) > _DEEP:
+                names.clear()
+                continue
+            seen.add(path)
+            names[:] = sorted(name for name in names if not name.startswith("."))
+            yield path, files
