@@ -19,7 +19,12 @@ from visionapps.inference.file_dialects import (
     file_dialect_from_dict,
     load_rules,
 )
-from visionapps.inference.file_submission import match_sample_files, verify_files, write_files
+from visionapps.inference.file_submission import (
+    match_sample_files,
+    read_sample_files,
+    verify_files,
+    write_files,
+)
 from visionapps.inference.submission import write_submission
 
 MASKS = [("a_x", np.array([[0, 1, 2], [2, 2, 255]], np.uint8)), ("b_x", np.zeros((4, 5), np.uint8))]
@@ -177,6 +182,8 @@ class TestSample:
 
     def test_a_list_gives_ids_or_names(self, tmp_path):
         (tmp_path / "ids.csv").write_text("id\na\nb\n")
+        (tmp_path / "ids.txt").write_text("a\nb\n", encoding="utf-8-sig")  # as Windows' editor saves it
+        assert read_sample_files(tmp_path / "ids.txt", PNG).names == ("a.png", "b.png")
         (tmp_path / "names.txt").write_text("a/1.png\na/2.png\n")
         report = write_files(MASKS, tmp_path / "out", dialect=CLASSES, sample=tmp_path / "ids.csv")
         assert (report.rows, report.left_out) == (4, 0)

@@ -370,6 +370,29 @@ def test_files_that_are_no_submission_are_refused(tmp_path):
         read_submission(write_text(tmp_path / "h.csv", "a,b\nx,1 1\n"), KAGGLE)
 
 
+class TestByteOrderMark:
+    masks = (("a", np.array([[0, 1]])),)
+
+    def test_a_sample_that_excel_saved_is_read_as_any_other(self, tmp_path):
+        sample = tmp_path / "sample.csv"
+        sample.write_text("ImageId,EncodedPixels\na,\n", encoding="utf-8-sig")
+        write_submission(self.masks, tmp_path / "s.csv", dialect=KAGGLE, sample=sample)
+        assert (tmp_path / "s.csv").read_bytes() == b"ImageId,EncodedPixels\na,2 1\n"
+        assert verify(tmp_path / "s.csv", KAGGLE, sample=sample).problems == ()
+
+    def test_in_a_submission_it_is_a_problem_of_its_own(self, tmp_path):
+        path = tmp_path / "s.csv"
+        path.write_text("ImageId,EncodedPixels\na,2 1\n", encoding="utf-8-sig")
+        report = verify(path, KAGGLE, masks=self.masks)
+        assert report.problems == (
+            "line 1: begins with a byte order mark, as Excel writes it, which some readers take for a part of the "
+            "title; save the file as UTF-8 without one",
+        )
+        assert report.compared == 1
+        with pytest.raises(DataError, match=r"s\.csv: line 1: begins with a byte order mark"):
+            read_submission(path, KAGGLE)
+
+
 class TestDialects:
     def test_a_yaml_file_makes_a_dialect(self, tmp_path):
         text = """

@@ -4,6 +4,7 @@ import base64
 import binascii
 import csv
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -251,6 +252,11 @@ def parse_rows(path: Path, dialect: Dialect, *, problems: list[str]) -> Iterator
     """Rows whose id has the right form; what is wrong with the others goes to problems."""
     for line, cells in csv_lines(path):
         if line == 1:
+            if _has_mark(path):
+                problems.append(
+                    "line 1: begins with a byte order mark, as Excel writes it, which some readers take for a part of "
+                    "the title; save the file as UTF-8 without one"
+                )
             if tuple(cells) != dialect.header:
                 problems.append(f"line 1: header {','.join(cells)!r}, but {','.join(dialect.header)!r} is expected")
             continue
@@ -273,8 +279,13 @@ def _key(cells: Sequence[str], dialect: Dialect) -> str:
     return ",".join(cell for form, cell in forms if "{id}" in form or "{class}" in form)
 
 
+def _has_mark(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(BOM_UTF8)) == BOM_UTF8
+
+
 def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Lines of a CSV with their numbers; empty ones are skipped.
+    """Lines of a CSV with their numbers; empty ones are skipped, and so is a byte order mark at its beginning.
 
     Raises:
         DataError: there is no such file, or it is empty or no text.
@@ -283,7 +294,7 @@ def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise DataError(f"{path}: no such file; check the path")
     limit = csv.field_size_limit(_FIELD_LIMIT)
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.reader(file)
             lines = [(reader.line_num, cells) for cells in reader if cells]
     except (csv.Error, UnicodeDecodeError, OSError) as error:
