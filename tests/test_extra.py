@@ -18,6 +18,7 @@ from visionapps.data.likeness import thumbnail
 from visionapps.data.pseudo_table import PseudoTable
 from visionapps.data.seen import Seen, content
 from visionapps.errors import ConfigError, DataError
+from visionapps.training.data import Crops, SegmentationData
 from visionapps.windows import Window
 
 SIZE = (70, 90)
@@ -253,6 +254,16 @@ def test_a_teacher_that_trained_on_validation_photos_is_told(folder):
     assert "was trained on 1 photos that validate here (s3), so the scores will be too good" in problem[2]
     folder.reindex(seen=Seen.from_parts([content(folder.root / "images" / "s0.png")], [thumbnail(scene(0))]))
     assert told(examine(folder.dataset())) == []
+
+
+def test_a_run_draws_as_many_crops_as_cover_all_sources_by_weight_and_remembers_all_photos(folder, caplog):
+    folder.reindex(seen=Seen.from_parts([content(folder.root / "images" / "s3.png")], [thumbnail(scene(3))]))
+    data = SegmentationData(folder.dataset(weight=0.5), crops=Crops(size=16), batch_size=2, workers=0)
+    data.setup("fit")
+    assert "trained on 1 photos that validate here (s3)" in caplog.text
+    assert len(data.random_crops()) == round((3 + 2 * 0.5) * 70 * 90 / 16**2)
+    files = [*(folder.root / "images").glob("s[012].png"), *(folder.root / "more").iterdir()]
+    assert {row.tobytes() for row in data.seen().digests} == {content(path) for path in files}
 
 
 def test_labels_of_a_fold_go_with_it(folder):

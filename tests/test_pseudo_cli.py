@@ -13,6 +13,7 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 from visionapps.cli.main import main
+from visionapps.competition.soup import average
 from visionapps.data.images import read_mask
 from visionapps.data.likeness import thumbnail
 from visionapps.data.pseudo_table import PseudoTable, find_table
@@ -123,6 +124,25 @@ def test_another_rule_uses_the_predictions_again_and_replaces_nothing_without_a_
         find_table(tmp_path / "out")
 
 
+def test_a_run_goes_on_where_it_stopped_and_predicts_anew_what_is_another_photo_by_now(home, labelled, tmp_path):
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    shutil.copytree(home / "photos", photos)
+    shutil.copytree(labelled, out)  # the same photos, so that their predictions are taken
+    shutil.rmtree(out / "masks")
+    kept = {path: path.stat().st_mtime_ns for path in (out / "predictions").glob("c*.tif")}
+    expected = {path: path.read_bytes() for path in (out / "predictions").glob("b*")}
+    for path in expected:
+        path.unlink()
+    Image.fromarray(picture(7)).save(photos / "a.png")
+    before = predicted(home, str(out), "a")[1]
+    assert run(home, "--keep", "0.4", images=str(photos), out=str(out)) == 0
+    assert len(kept) == 2
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert {path: path.read_bytes() for path in expected} == expected
+    assert (predicted(home, str(out), "a")[1] != before).any()
+    assert PseudoTable.load(out / "masks").photos["a"] == content(photos / "a.png").hex()
+
+
 def test_soft_labels_are_the_probabilities_of_all_classes_and_0_where_there_is_no_data(home):
     assert run(home, "--soft", out="soft") == 0
     for name in ("a", "c"):
@@ -161,6 +181,17 @@ def test_a_bundle_that_does_not_know_its_photos_needs_a_word_of_its_user(home, c
     assert PseudoTable.load(tmp_path / "masks").seen is None
     assert run(home, "--member", home / "old", images="photos/a.png", out=str(tmp_path / "two")) == 1
     assert "old: does not know which photos" in capsys.readouterr().err
+
+
+def test_what_models_saw_goes_with_their_mean_and_a_damaged_list_is_told(home, capsys, tmp_path):
+    np.testing.assert_array_equal(
+        average([home / "bundle", home / "bundle"]).seen.digests, load(home / "bundle").seen.digests
+    )
+    assert average([home / "bundle", home / "old"]).seen is None  # one of them does not know
+    shutil.copytree(home / "bundle", tmp_path / "bundle")
+    (tmp_path / "bundle" / "seen.npz").write_bytes(b"PK")
+    assert run(home, bundle=str(tmp_path / "bundle"), out="never") == 1
+    assert "seen.npz: damaged (" in capsys.readouterr().err
 
 
 def test_a_damaged_image_is_told_and_no_label_is_written(home, capsys, tmp_path):

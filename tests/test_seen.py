@@ -10,7 +10,7 @@ from visionapps.data.dataset import Dataset, Split
 from visionapps.data.doctor import examine
 from visionapps.data.fake import write_photos
 from visionapps.data.likeness import SIDE, thumbnail
-from visionapps.data.seen import Seen, content
+from visionapps.data.seen import Seen, content, joined
 from visionapps.errors import DataError
 
 
@@ -44,6 +44,9 @@ def test_what_two_saw_together_holds_each_photo_once():
     np.testing.assert_array_equal(both.digests[:, 0], [1, 2, 3])
     np.testing.assert_array_equal(both.pictures[2], np.rint(thumbnail(picture(3))).ravel())
     assert len(seen_of(4).joined(Seen.from_parts([], []))) == 1
+    assert len(joined([seen_of(1, 2), seen_of(2), seen_of(5)])) == 3
+    assert joined([seen_of(1), None]) is None  # what one does not know, nobody knows
+    assert joined([]) is None
 
 
 def test_the_digest_is_the_beginning_of_the_sha_256_of_the_file(tmp_path):
