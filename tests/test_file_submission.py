@@ -190,6 +190,8 @@ class TestSample:
         assert verify_files(tmp_path / "out", CLASSES, sample=tmp_path / "names.txt").problems == (
             "2 files are not in the sample: b/1.png, b/2.png",
         )
+        (tmp_path / "blank.csv").write_text("\n\nid\na\n")
+        assert read_sample_files(tmp_path / "blank.csv", PNG).names == ("a.png",)
         (tmp_path / "ids.csv").write_text("id\na\nz\n")
         with pytest.raises(DataError, match=r"ids\.csv: 2 files have no mask: z/1\.png, z/2\.png; predict those"):
             match_sample_files(["a_x"], CLASSES, sample=tmp_path / "ids.csv")
@@ -197,6 +199,14 @@ class TestSample:
         with pytest.raises(DataError, match=r"names\.txt: 1 files are not in the sample: a/2\.png"):
             write_files(MASKS, tmp_path / "out2", dialect=CLASSES, sample=tmp_path / "names.txt")
         assert not (tmp_path / "out2").exists()
+
+    def test_a_list_that_names_nothing_is_refused(self, tmp_path):
+        write_files(MASKS, tmp_path / "out", dialect=PNG)
+        (tmp_path / "ids.csv").write_text("id\n")
+        with pytest.raises(DataError, match=r"ids\.csv: holds no file and no id; give the competition's own sample"):
+            verify_files(tmp_path / "out", PNG, sample=tmp_path / "ids.csv")
+        with pytest.raises(DataError, match=r"ids\.csv: holds no file and no id"):
+            write_files(MASKS, tmp_path / "out2", dialect=PNG, sample=tmp_path / "ids.csv")
 
 
 @pytest.mark.parametrize(

@@ -370,6 +370,22 @@ def test_files_that_are_no_submission_are_refused(tmp_path):
         read_submission(write_text(tmp_path / "h.csv", "a,b\nx,1 1\n"), KAGGLE)
 
 
+def test_a_row_file_may_not_be_called_an_archive(tmp_path):
+    for name in ("s.zip", "s.csv.gz", "S.TAR", "s.tgz", "s.7z"):
+        with pytest.raises(ConfigError, match=r"rows go to a plain \.csv file; name it so, and pack it afterwards"):
+            write_submission([("a", np.array([[1]]))], tmp_path / name, dialect=KAGGLE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_lines_before_the_header_may_be_empty(tmp_path):
+    path = write_text(tmp_path / "s.csv", "\nImageId,EncodedPixels\na,2 1\n")
+    assert verify(path, KAGGLE, masks=[("a", np.array([[0, 1]]))]).problems == ()
+    write_text(path, "\nImageId,Pixels\na,2 1\n")
+    assert verify(path, KAGGLE).problems == (
+        "line 2: header 'ImageId,Pixels', but 'ImageId,EncodedPixels' is expected",
+    )
+
+
 class TestByteOrderMark:
     masks = (("a", np.array([[0, 1]])),)
 

@@ -141,7 +141,9 @@ class _Check:
     def names(self, wanted: Sequence[str] | None, sizes: Mapping[str, Size] | None) -> None:
         """Hold the names against the sample, or else against what the images should have; and against the images."""
         labels = self.written if self.dialect.per_class else (0,)
-        expected = wanted or [self.dialect.name_of(image, label) for image in self.images for label in labels]
+        expected = wanted
+        if expected is None:
+            expected = [self.dialect.name_of(image, label) for image in self.images for label in labels]
         missing = sorted(set(expected) - set(self.found))
         extra = sorted(set(self.found) - set(expected))
         strange = sorted(self.images.keys() - sizes.keys()) if sizes is not None else []

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -118,12 +118,11 @@ def read_sample_files(sample: Path, dialect: FileDialect, *, classes: int | None
         DataError: it cannot be read, or a name is not that of a file in the dialect.
     """
     if sample.suffix.lower() in (".csv", ".txt"):
-        first = 2 if sample.suffix.lower() == ".csv" else 1
-        names = [cells[0] for line, cells in csv_lines(sample) if line >= first]
+        names = [cells[0] for _, cells in csv_lines(sample)][sample.suffix.lower() == ".csv" :]  # without its header
         labels = dialect.written(classes) if dialect.per_class else (0,)
         # A name or an id: those of an image stand for all of its files.
         listed = [[n] if dialect.is_name(n) else [dialect.name_of(n, label) for label in labels] for n in names]
-        return SampleFiles(tuple(dict.fromkeys(name for one in listed for name in one)), {})
+        return SampleFiles(_some_names(sample, dict.fromkeys(name for one in listed for name in one)), {})
     sizes: dict[str, Size] = {}
     names = []
     for entry in read_entries(sample):
@@ -136,6 +135,11 @@ def read_sample_files(sample: Path, dialect: FileDialect, *, classes: int | None
         except DataError as error:
             raise DataError(f"{sample}: {error}; give the competition's own sample, or another dialect") from error
         names.append(entry.name)
-    if not names:
-        raise DataError(f"{sample}: holds no file; give the competition's own sample")
-    return SampleFiles(tuple(names), sizes)
+    return SampleFiles(_some_names(sample, names), sizes)
+
+
+def _some_names(sample: Path, names: Iterable[str]) -> tuple[str, ...]:
+    found = tuple(names)
+    if not found:
+        raise DataError(f"{sample}: holds no file and no id; give the competition's own sample")
+    return found

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from visionapps.data.images import image_size, read_mask
-from visionapps.errors import DataError, OutputError
+from visionapps.errors import ConfigError, DataError, OutputError
 from visionapps.files import list_files, refuse_sources, whole_output
 from visionapps.inference.dialects import Dialect, Size, image_of
 from visionapps.inference.submission_check import (
@@ -55,6 +55,7 @@ __all__ = [
 ]
 
 Cells = tuple[str, ...]
+PACKED = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 MASK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")  # lossless: JPEG smears labels
 
 
@@ -139,8 +140,10 @@ def write_submission(
     Raises:
         DataError: a mask has an unknown label or another size than its image, two masks have one id, or the sample or
             the images ask for a mask that is not there.
+        ConfigError: the file has the name of an archive.
         OutputError: the file exists, is the sample, cannot be written, or does not read back as it was meant.
     """
+    _refuse_packed(path)
     refuse_sources(path, [sample])
     wanted = None if sample is None else read_sample(sample, dialect)
     asked = None if wanted is None else images_of(wanted.keys, dialect)
@@ -161,6 +164,12 @@ def write_submission(
         if sizes is not None:
             match_images(tally.ids, sizes, where=path)
         return _read_back(path, temporary, tally=tally)
+
+
+def _refuse_packed(path: Path) -> None:
+    """Raise ConfigError where the name promises an archive: readers that go by it would not find a CSV inside."""
+    if path.suffix.lower() in PACKED:
+        raise ConfigError(f"{path}: rows go to a plain .csv file; name it so, and pack it afterwards")
 
 
 def _in_order(rows: Iterable[tuple[str, Cells]], wanted: Sequence[str], dialect: Dialect) -> Iterator[Cells]:

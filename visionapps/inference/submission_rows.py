@@ -250,17 +250,16 @@ def read_submission(path: Path, dialect: Dialect) -> list[Row]:
 
 def parse_rows(path: Path, dialect: Dialect, *, problems: list[str]) -> Iterator[Row]:
     """Rows whose id has the right form; what is wrong with the others goes to problems."""
-    for line, cells in csv_lines(path):
-        if line == 1:
-            if _has_mark(path):
-                problems.append(
-                    "line 1: begins with a byte order mark, as Excel writes it, which some readers take for a part of "
-                    "the title; save the file as UTF-8 without one"
-                )
-            if tuple(cells) != dialect.header:
-                problems.append(f"line 1: header {','.join(cells)!r}, but {','.join(dialect.header)!r} is expected")
-            continue
-        width = len(dialect.header)
+    (line, header), *lines = csv_lines(path)
+    if _has_mark(path):
+        problems.append(
+            "line 1: begins with a byte order mark, as Excel writes it, which some readers take for a part of the "
+            "title; save the file as UTF-8 without one"
+        )
+    if tuple(header) != dialect.header:
+        problems.append(f"line {line}: header {','.join(header)!r}, but {','.join(dialect.header)!r} is expected")
+    width = len(dialect.header)
+    for line, cells in lines:
         if len(cells) != width:
             titles = ", ".join(dialect.header)
             problems.append(f"line {line}: {len(cells)} columns, but {width} are expected ({titles})")
