@@ -82,6 +82,19 @@ def test_what_submit_wrote_of_the_true_masks_is_right(tmp_path, capsys):
     assert text.splitlines()[-1] == "2 images, 24 classes; empty skip, mean over cells"
 
 
+def test_labels_make_0_and_255_a_truth(tmp_path, capsys):
+    (tmp_path / "masks").mkdir()
+    mask = np.zeros((4, 4), np.uint8)
+    mask[1, 1] = 255
+    Image.fromarray(mask).save(tmp_path / "masks" / "a.png")
+    (tmp_path / "s.csv").write_text("ImageId,EncodedPixels\na,6 2\n")
+    arguments = ["score", str(tmp_path / "s.csv"), str(tmp_path / "masks"), "--dialect", "kaggle"]
+    assert main(arguments) == 1
+    assert "all 1 masks hold only background and 255, which means void" in capsys.readouterr().err
+    assert main([*arguments, "--labels", "255"]) == 0
+    assert boards(capsys.readouterr().out)["all"] == "0.66667"
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -91,6 +104,7 @@ def test_what_submit_wrote_of_the_true_masks_is_right(tmp_path, capsys):
         (["--set", "tolerance_px=2"], "metric dice_per_image: unknown option 'tolerance_px'"),
         (["--exclude", "road"], "--exclude 'road' is no label"),
         (["--exclude", "1"], "all 2 classes are excluded"),
+        (["--labels", "one"], "--labels one: 'one' is neither a label nor a range such as 1-4"),
         (["--resize", "big"], "--resize 'big' is no size"),
         (["--dialect", "hurd"], "dialect 'hurd'"),
         (["--dialect", "hrud"], "the dialect has 'ImageClassId,rle_mask'"),

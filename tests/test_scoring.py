@@ -155,6 +155,30 @@ def test_objects_with_rows_of_their_own_are_not_joined(tmp_path):
     assert dice.boards[0].score == pytest.approx((2 * 7 / (8 + 8) + 1) / 2)
 
 
+def save(folder: Path, **masks: np.ndarray) -> Path:
+    folder.mkdir()
+    for name, mask in masks.items():
+        Image.fromarray(mask).save(folder / f"{name}.png")
+    return folder
+
+
+def test_true_masks_of_0_and_255_are_refused_and_right_with_their_label(tmp_path):
+    shape = np.zeros((4, 4), np.uint8)
+    shape[1:3, 1] = 255
+    folder = save(tmp_path / "masks", a=shape, b=np.zeros((4, 4), np.uint8))  # an image without objects is normal
+    (tmp_path / "s.csv").write_text("ImageId,EncodedPixels\na,6 2\nb,\n")
+    dialect = load_dialect("kaggle")
+    with pytest.raises(DataError) as caught:
+        score_submission(tmp_path / "s.csv", folder, dialect=dialect, metric="dice_per_image")
+    assert f"{folder}: no mask holds foreground: 1 of 2 hold only background and 255" in str(caught.value)
+    assert "give --labels 255" in str(caught.value)
+    found = score_submission(
+        tmp_path / "s.csv", folder, dialect=replace(dialect, labels=(255,)), metric="dice_per_image"
+    )
+    assert found.boards[0].score == 1
+    assert found.true_images.tolist() == [0, 1]
+
+
 def test_rows_that_a_dialect_leaves_out_are_empty(tmp_path):
     dialect = replace(ROW, absent="skip", header=("Id", "Rle"))
     (tmp_path / "t.csv").write_text("Id,Rle\na_1,1 4\nb_2,1 4\n")

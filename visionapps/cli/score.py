@@ -31,6 +31,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--classes", type=int, metavar="N", help="classes of the model, the background included")
     parser.add_argument(
+        "--labels", metavar="LIST", help="labels that have rows: 1-4,7; of true masks of 0 and 255 it is 255"
+    )
+    parser.add_argument(
         "--metric",
         default="dice_per_image",
         metavar="NAME",
@@ -68,6 +71,8 @@ def run(options: argparse.Namespace) -> int:
     dialect = load_dialect(options.dialect)
     if options.resize is not None:
         dialect = replace(dialect, resize=_size(options.resize))
+    if options.labels is not None:
+        dialect = replace(dialect, labels=_labels(options.labels))
     found = score_submission(
         options.submission,
         options.truth,
@@ -114,6 +119,15 @@ def _label(text: str) -> int:
     if not text.strip().isdecimal():
         raise ConfigError(f"--exclude {text!r} is no label; give whole numbers, such as 0,5")
     return int(text)
+
+
+def _labels(text: str) -> tuple[int, ...]:
+    from visionapps.cli.submit import label_list
+
+    try:
+        return label_list(text)
+    except argparse.ArgumentTypeError as error:
+        raise ConfigError(f"--labels {text}: {error}") from error
 
 
 def _size(text: str) -> tuple[int, int]:

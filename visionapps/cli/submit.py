@@ -64,7 +64,7 @@ def _declare_rules(parser: argparse.ArgumentParser) -> None:
         "--row-id", metavar="TEXT", help='"{id}" for binary rows, such as "{id}_{class}" or "{id},{class}" for classes'
     )
     rules.add_argument("--image-id", metavar="REGEX", help="its one group is the {id} in a mask's file name")
-    rules.add_argument("--labels", type=_labels, metavar="LIST", help="labels that are written: 1-4,7")
+    rules.add_argument("--labels", type=label_list, metavar="LIST", help="labels that are written: 1-4,7")
     rules.add_argument("--names", type=_titles, metavar="LIST", help="what stands for each of the labels in {class}")
     rules.add_argument(
         "--instances", type=int, choices=(0, 4, 8), help="4 or 8: a row for every piece whose pixels touch, by 4 or 8"
@@ -191,7 +191,8 @@ def _titles(text: str) -> tuple[str, ...]:
     return tuple(text.split(","))
 
 
-def _labels(text: str) -> tuple[int, ...]:
+def label_list(text: str) -> tuple[int, ...]:
+    """The labels that a list such as 1-4,7 means."""
     labels: list[int] = []
     for part in text.split(","):
         found = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())

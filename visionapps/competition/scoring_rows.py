@@ -10,6 +10,7 @@ from visionapps.errors import DataError
 from visionapps.inference.dialects import Dialect
 from visionapps.inference.submission import mask_files, read_masks
 from visionapps.inference.submission_rows import Row, csv_lines, parse_text, to_places
+from visionapps.inference.void_masks import VoidCheck
 from visionapps.masks import Runs, check_runs, encode_labels, merge_runs
 from visionapps.metrics.run_areas import RunTable
 
@@ -170,19 +171,22 @@ def read_folder(folder: Path, dialect: Dialect, *, classes: int | None = None) -
         classes: labels of the model, where the dialect names none.
 
     Raises:
-        DataError: a mask cannot be read or has a label that is not known, or two have one id.
+        DataError: a mask cannot be read or has a label that is not known, two have one id, or all are of 0 and 255.
     """
     written = dialect.written(classes)
     labels = written if dialect.per_class else (1,)
     found = RowSet(folder, {}, ascending=False)
+    voids = VoidCheck(written)
     for name, mask in read_masks(mask_files(folder)):
         image = dialect.image_of(name)
         if image in found.sizes:
             raise DataError(f"{folder}: two masks have the id {image!r}; keep one, or change image_id of the dialect")
         places = to_places(name, mask, dialect=dialect, written=written, classes=classes)
+        voids.add(mask)
         found.sizes[image] = places.shape[0], places.shape[1]
         runs = encode_labels(places, range(1, len(labels) + 1), order=dialect.order, base=dialect.base)
         found.runs.update({(image, label): [own] if len(own) else [] for label, own in zip(labels, runs, strict=True)})
+    voids.refuse(folder)
     return found
 
 
