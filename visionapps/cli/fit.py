@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> int:
 def _extra_sources(finished: "Finished") -> list[tuple[str, int]]:
     """Sources of further training photos, where the data have some, and how many photos each gave."""
     examination = getattr(finished.data, "examination", None)
-    sources = getattr(examination, "sources", dict)()
+    sources: dict[str, tuple[object, ...]] = getattr(examination, "sources", dict)()
     return [(name, len(photos)) for name, photos in sources.items()]
 
 
