@@ -111,7 +111,7 @@ def test_a_run_leaves_checkpoints_logs_settings_and_pictures(trained: tuple[Path
 
 def pixels_drawn(out: Path, epoch: int) -> list[int]:
     """Pixels of each class in an epoch, as the run counted them."""
-    rows = csv.DictReader((out / "logs/drawn.csv").open())
+    rows = csv.DictReader((out / "drawn.csv").open())
     return [int(row["pixels"]) for row in rows if row["epoch"] == str(epoch)]
 
 
@@ -133,7 +133,7 @@ def test_the_run_counts_what_its_crops_showed_of_each_class(trained: tuple[Path,
     *_, data, _ = build(config, tmp_path, [])
     data.setup("fit")
     crops = data.random_crops()
-    rows = list(csv.DictReader((out / "logs/drawn.csv").open()))
+    rows = list(csv.DictReader((out / "drawn.csv").open()))
     assert [(row["epoch"], row["class"]) for row in rows] == [
         (epoch, f"class{k}") for epoch in ("photos", "0", "1") for k in range(3)
     ]
@@ -154,7 +154,7 @@ def test_the_run_counts_what_its_crops_showed_of_each_class(trained: tuple[Path,
 
 def test_class_weights_of_a_rule_come_from_the_training_photos_and_stand_in_the_checkpoint(trained: tuple[Path, Path]):
     _, out = trained
-    rows = list(csv.DictReader((out / "logs/drawn.csv").open()))[:3]
+    rows = list(csv.DictReader((out / "drawn.csv").open()))[:3]
     samples = np.array([int(row["pixels"]) for row in rows]) / 64**2
     expected = 0.1 / (1 - 0.9**samples)
     checkpoint = torch.load(out / "checkpoints/best.ckpt", weights_only=True)
@@ -251,7 +251,7 @@ def test_an_interrupted_run_goes_on_from_its_last_step(trained: tuple[Path, Path
     assert main(["fit", "--config", str(trained[0]), "--out", str(out), "--resume", "--no-report"]) == 0
     assert torch.load(out / "checkpoints/last.ckpt", weights_only=True)["global_step"] == 8  # 2 epochs of 4 batches
     # It goes on with the crops that it had not seen, and counts on from what is in the checkpoint.
-    assert (out / "logs/drawn.csv").read_text() == (trained[1] / "logs/drawn.csv").read_text()
+    assert (out / "drawn.csv").read_text() == (trained[1] / "drawn.csv").read_text()
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:

@@ -157,7 +157,7 @@ def trained(folder: Path, name: str, epochs: int, seeds: int) -> dict[str, Any]:
                 raise SystemExit(f"{name}: the run failed")
         classes = json.loads((out / "report/scores.json").read_text())["classes"]
         scores.append([row["dice"] for row in classes])
-        table = DrawnTable.read(out / "logs/drawn.csv")
+        table = DrawnTable.read(out / "drawn.csv")
     assert table is not None
     return {
         "setting": name,

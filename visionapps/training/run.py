@@ -199,7 +199,7 @@ def log_files(out: Path) -> list[Path]:
 
 def drawn_file(out: Path) -> Path:
     """Where a run counts what its training crops showed of each class."""
-    return out / "logs" / "drawn.csv"
+    return out / "drawn.csv"
 
 
 def _session(out: Path) -> str:
