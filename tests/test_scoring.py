@@ -179,6 +179,22 @@ def test_true_masks_of_0_and_255_are_refused_and_right_with_their_label(tmp_path
     assert found.true_images.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("neighbours", [4, 8])
+def test_objects_of_true_masks_are_cut_as_the_dialect_cuts_them(tmp_path, neighbours):
+    mask = np.zeros((6, 6), np.uint8)
+    mask[0:2, 0:2] = mask[2:4, 2:4] = 1  # they touch at a corner
+    folder = save(tmp_path / "masks", a=mask)
+    dialect = Dialect(order="column", instances=neighbours)
+    apart, whole = "a,1 2 7 2\na,15 2 21 2\n", "a,1 2 7 2 15 2 21 2\n"
+    scores = []
+    for text in (apart, whole):
+        (tmp_path / "s.csv").write_text("ImageId,EncodedPixels\n" + text)
+        found = score_submission(tmp_path / "s.csv", folder, dialect=dialect, metric="map_per_image")
+        scores.append(found.boards[0].score)
+    # The wrong one: two objects for one, or one for two, whose IoU of 0.5 lies above no threshold.
+    assert scores == ([1, 0] if neighbours == 4 else [0, 1])
+
+
 def test_rows_that_a_dialect_leaves_out_are_empty(tmp_path):
     dialect = replace(ROW, absent="skip", header=("Id", "Rle"))
     (tmp_path / "t.csv").write_text("Id,Rle\na_1,1 4\nb_2,1 4\n")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visionapps.competition.scoring_rows import USAGE, Cell, RowSet, Size, match_rows, read_folder, read_rows
+from visionapps.competition.scoring_rows import USAGE, Cell, RowSet, Size, match_rows, pieces, read_folder, read_rows
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.dialects import Dialect
 from visionapps.masks import decode
@@ -187,21 +187,12 @@ def _parts(
             continue
         size = _size(image, sizes, dialect)
         if isinstance(measure, ObjectPrecision):
-            pieces = [_pieces(own, size, dialect, measure) for own in (ours, theirs)]
-            parts[i] = measure.of_pairs(object_run_pairs(*pieces))
+            cut = [pieces(union(own), size, dialect, measure.connectivity) for own in (ours, theirs)]
+            parts[i] = measure.of_pairs(object_run_pairs(*cut))
         else:
             masks = [decode(union(own), size, order=dialect.order, base=dialect.base)[None] for own in (ours, theirs)]
             parts[i] = measure.parts(masks[0], masks[1], 1)[0]
     return parts
-
-
-def _pieces(
-    own: Sequence[NDArray[np.int64]], size: Size, dialect: Dialect, measure: ObjectPrecision
-) -> list[NDArray[np.int64]]:
-    from visionapps.inference.run_components import components  # numba takes a while to import
-
-    line_px = size[1] if dialect.order == "row" else size[0]
-    return components(union(own), line_px, neighbours=measure.connectivity, base=dialect.base)
 
 
 def _size(image: str, sizes: Mapping[str, Size], dialect: Dialect) -> Size:

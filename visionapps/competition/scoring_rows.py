@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -185,9 +186,21 @@ def read_folder(folder: Path, dialect: Dialect, *, classes: int | None = None) -
         voids.add(mask)
         found.sizes[image] = places.shape[0], places.shape[1]
         runs = encode_labels(places, range(1, len(labels) + 1), order=dialect.order, base=dialect.base)
-        found.runs.update({(image, label): [own] if len(own) else [] for label, own in zip(labels, runs, strict=True)})
+        for label, own in zip(labels, runs, strict=True):
+            if dialect.instances:
+                found.runs[image, label] = pieces(own, found.sizes[image], dialect, dialect.instances)
+            else:
+                found.runs[image, label] = [own] if len(own) else []
     voids.refuse(folder)
     return found
+
+
+def pieces(runs: Runs, size: Size, dialect: Dialect, neighbours: Literal[4, 8]) -> list[Runs]:
+    """The runs of each piece of a mask that hangs together."""
+    from visionapps.inference.run_components import components  # numba takes a while to import
+
+    line_px = size[1] if dialect.order == "row" else size[0]
+    return components(runs, line_px, neighbours=neighbours, base=dialect.base)
 
 
 def match_rows(prediction: RowSet, truth: RowSet, dialect: Dialect) -> bool:
