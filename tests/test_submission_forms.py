@@ -320,6 +320,21 @@ class TestSizes:
             match_images(["a", "b"], {"a": (2, 2)}, where=Path("masks"))
         assert list(tmp_path.iterdir()) == []
 
+    def test_many_images_are_not_each_compared_with_all(self):
+        compared = 0
+
+        class Counting(str):
+            __hash__ = str.__hash__
+
+            def __eq__(self, other: object) -> bool:
+                nonlocal compared
+                compared += 1
+                return str.__eq__(self, other)
+
+        ids = [Counting(f"image {i}") for i in range(300)]
+        match_images(ids, {Counting(image): (1, 1) for image in ids}, where=Path("m"))
+        assert compared <= 4 * len(ids)
+
     def test_verification_holds_ids_and_runs_against_the_images(self, tmp_path):
         path = write_text(tmp_path / "s.csv", "ImageId,EncodedPixels\na,4 2\nz,\n")
         assert verify(path, KAGGLE, sizes={"a": (2, 2), "b": (2, 2)}).problems == (

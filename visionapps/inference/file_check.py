@@ -84,7 +84,7 @@ class _Check:
     sizes: Mapping[str, Size]
     strict: bool  # whether the classes are known, and so the values of index masks
     problems: list[str] = field(default_factory=list)
-    found: list[str] = field(default_factory=list)  # names of the right form
+    found: set[str] = field(default_factory=set)  # names of the right form
     images: dict[str, Size | None] = field(default_factory=dict)
     planes: dict[str, Plane] = field(default_factory=dict)
     claimed: dict[str, tuple[int, NDArray[np.uint8]]] = field(default_factory=dict)  # files seen and their pixels, bits
@@ -100,7 +100,7 @@ class _Check:
             raise DataError(f"file {name}: label {label} has no files in this dialect")
         if name in self.found:
             raise DataError(f"file {name} is there more than once")
-        self.found.append(name)
+        self.found.add(name)
         self.images.setdefault(image, None)
         try:
             plane = decode_plane(data)
@@ -144,8 +144,8 @@ class _Check:
         expected = wanted
         if expected is None:
             expected = [self.dialect.name_of(image, label) for image in self.images for label in labels]
-        missing = sorted(set(expected) - set(self.found))
-        extra = sorted(set(self.found) - set(expected))
+        missing = sorted(set(expected) - self.found)
+        extra = sorted(self.found - set(expected))
         strange = sorted(self.images.keys() - sizes.keys()) if sizes is not None else []
         without = sorted(sizes.keys() - self.images.keys()) if sizes is not None else []
         for ids, what in (

@@ -72,7 +72,7 @@ def write_files(
         if wanted is not None and sample is not None:
             _match_names(tally.planes, wanted.names, sample)
         if sizes is not None:
-            match_images(tally.ids, sizes, where=path)
+            match_images(list(tally.ids), sizes, where=path)
         _read_back(path, temporary, form, tally.planes)
     images = len(tally.planes) // tally.per_image
     filled = sum(plane.filled for plane in tally.planes.values())
@@ -107,7 +107,7 @@ class _Tally:
     classes: int | None
     sizes: Mapping[str, Size]  # that masks must have
     asked: frozenset[str] | None = None  # images that the sample names
-    ids: list[str] = field(default_factory=list)  # of all masks
+    ids: dict[str, None] = field(default_factory=dict)  # of all masks, in their order
     planes: dict[str, Plane] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -126,7 +126,7 @@ class _Tally:
             raise DataError(
                 f"{name}: another mask has the id {image!r} already; keep one of them, or give another --image-id"
             )
-        self.ids.append(image)
+        self.ids[image] = None
         if self.asked is not None and image not in self.asked:
             return
         for file, plane in planes_of(name, mask, dialect=self.dialect, written=self.written, classes=self.classes):

@@ -111,7 +111,8 @@ def match_images(ids: Sequence[str], sizes: Mapping[str, Size], *, where: Path) 
         where: the masks come from or go to, for the message.
     """
     for one, all_of, what in ((sizes, ids, "images have no mask"), (ids, sizes, "masks have no image")):
-        missing = [image for image in one if image not in all_of]
+        there = frozenset(all_of)
+        missing = [image for image in one if image not in there]
         if missing:
             raise DataError(f"{where}: {len(missing)} {what}: {some(missing)}; check both folders, or --image-id")
 
