@@ -309,6 +309,7 @@ def test_places_that_are_no_archive_are_refused(tmp_path):
         ({"file": "{id}.png", "foreground": 1, "values": {1: 2}}, "give one of them"),
         ({"file": "{id}.png", "values": {1: 256}}, "must map labels to values"),
         ({"file": "{id}.png", "values": 3}, "must map labels to values"),
+        ({"file": "{id}.png", "values": {0: 7, 9: 3}, "labels": [0, 1]}, "values name the label 9, which is not among"),
         ({"file": "{id}.png", "void": -1}, "void -1 must be"),
         ({"file": "{id}.png", "labels": [1, 1]}, "labels (1, 1) must be"),
         ({"file": "{id}.png", "image_id": ".+"}, "must have exactly one group"),
@@ -319,6 +320,18 @@ def test_rules_that_cannot_work_are_refused(data, message):
     with pytest.raises(ConfigError) as caught:
         file_dialect_from_dict(data)
     assert message in str(caught.value)
+
+
+def test_a_value_of_a_label_that_would_be_written_as_void_is_refused(tmp_path):
+    dialect = FileDialect(file="{id}.png", values=((1, 8), (3, 9)))
+    message = "values name the label 3, which is not among the labels that are written (0 to 2); add it to labels or"
+    for work in (lambda: write_files(MASKS, tmp_path / "out", dialect=dialect, classes=3), lambda: dialect.written(3)):
+        with pytest.raises(ConfigError) as caught:
+            work()
+        assert message in str(caught.value)
+    assert dialect.written(4) == (0, 1, 2, 3)
+    with pytest.raises(ConfigError, match=r"label 255, which is not .* \(0 to 254\); .*: void is for where nothing is"):
+        FileDialect(file="{id}.png", values=((255, 9),)).written(None)
 
 
 def test_a_yaml_file_with_the_key_file_is_a_dialect_of_files(tmp_path):

@@ -98,6 +98,11 @@ class FileDialect:
 
     def written(self, classes: int | None) -> tuple[int, ...]:
         """The labels that binary files are about, or that index masks may hold, for a model of so many classes."""
+        written = self._written(classes)
+        _refuse_unwritten(self.values, written)
+        return written
+
+    def _written(self, classes: int | None) -> tuple[int, ...]:
         if self.labels is not None:
             return self.labels
         first = 0 if self.foreground is None else 1
@@ -174,6 +179,20 @@ def _check_values(values: Any, dialect: FileDialect) -> None:
         raise ConfigError(f"dialect: void {dialect.void!r} must be a whole number from 0 to 255")
     if values and dialect.foreground is not None:
         raise ConfigError("dialect: values are for index masks, foreground is for binary ones; give one of them")
+    if dialect.labels is not None:
+        _refuse_unwritten(values, dialect.labels)
+
+
+def _refuse_unwritten(values: Sequence[tuple[int, int]], written: Sequence[int]) -> None:
+    """Raise ConfigError if a value is that of a label which would be written as void, whatever was meant."""
+    strange = [label for label, _ in values if label not in written]
+    if strange:
+        few = len(written) < 3 or written[-1] - written[0] != len(written) - 1
+        known = ", ".join(map(str, written)) if few else f"{written[0]} to {written[-1]}"
+        raise ConfigError(
+            f"dialect: values name the label {strange[0]}, which is not among the labels that are written ({known}); "
+            "add it to labels or raise --classes, or leave it out: void is for where nothing is predicted"
+        )
 
 
 def _is_byte(value: object) -> bool:
