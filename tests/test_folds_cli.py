@@ -15,7 +15,9 @@ from visionapps.data.fake_classes import write_classes
 from visionapps.data.fake_objects import write_fake_objects
 from visionapps.data.folds import FoldPlan
 from visionapps.data.seen import content
+from visionapps.errors import OutputError
 from visionapps.inference.bundle import load
+from visionapps.training.folds import Study, model_digest
 
 BACKBONE = "test_efficientnet"  # timm's own fake network: a real pyramid in 0.4 million parameters
 TRAINER = {"max_epochs": 1, "accelerator": "cpu", "enable_progress_bar": False, "enable_model_summary": False}
@@ -119,7 +121,7 @@ def test_a_fold_that_was_cut_off_goes_on_from_its_checkpoint(home, begun, tmp_pa
     shutil.rmtree(out / "oof/fold_1")
     assert folds(home, out, "--resume", "--only", 1) == 0
     assert "trained already" not in capsys.readouterr().out
-    assert len(list((out / "fold_1/logs").iterdir())) == 2  # a second start of the same run
+    assert len(list((out / "fold_1/logs").glob("start_*"))) == 2  # a second start of the same run
     assert (out / "fold_1/done.json").is_file()
     assert OofStore.open(out / "oof").missing() == (0,)
 
@@ -163,6 +165,120 @@ def test_the_plan_of_another_dataset_is_refused_before_any_training(home, begun,
     assert not (tmp_path / "out").exists()
 
 
+def test_a_fold_of_another_model_is_predicted_anew_in_the_studys_own_store_and_nowhere_else(
+    home, begun, tmp_path, capsys
+):
+    """As after a fold's folder was removed and trained again."""
+    out = tmp_path / "study"
+    shutil.copytree(begun, out)
+    index = out / "oof/fold_1/fold.json"
+    mine = json.loads(index.read_text())["member"]["digest"]
+    assert mine == model_digest(out / "fold_1/bundle")
+    before = index.stat().st_mtime_ns
+    assert folds(home, out, "--resume", "--only", 1) == 0
+    assert index.stat().st_mtime_ns == before
+    index.write_text(index.read_text().replace(mine, "0" * 16))
+    text = refused(capsys, home, out, "--resume", "--only", 0)
+    assert f"fold 1 was predicted by another model than {out / 'fold_1/bundle'} is now" in text
+    assert not (out / "fold_0").exists()
+    assert folds(home, out, "--resume", "--only", 1) == 0
+    assert json.loads(index.read_text())["member"]["digest"] == mine
+    # A second study of the same plan, whose folds would be judged by the predictions of the first.
+    words = ("--plan", out / "plan.json", "--only", 0, "--oof", out / "oof")
+    text = refused(capsys, home, tmp_path / "other", *words)
+    assert f"fold 1 was predicted by another model than that of {tmp_path / 'other/fold_1'}; choose another" in text
+    assert not (tmp_path / "other").exists()
+
+
+def test_the_digest_of_a_model_changes_with_its_weights_and_not_with_its_rules(begun, tmp_path):
+    bundle = Path(shutil.copytree(begun / "fold_1/bundle", tmp_path / "bundle"))
+    before = model_digest(bundle)
+    said = yaml.safe_load((bundle / "model.yaml").read_text())
+    (bundle / "model.yaml").write_text(yaml.safe_dump(said | {"postprocess": {"order": ["fill"]}}))
+    assert model_digest(bundle) == before
+    weights = bytearray((bundle / "weights.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (bundle / "weights.safetensors").write_bytes(weights)
+    assert model_digest(bundle) != before
+
+
+def test_another_plan_in_the_folder_is_never_replaced(home, begun, tmp_path, capsys):
+    out = tmp_path / "study"
+    out.mkdir()
+    before = (begun / "plan.json").read_bytes()
+    (out / "plan.json").write_bytes(before)
+    text = refused(capsys, home, out, "--k", 3, "--plan", tmp_path / "other.json", "--no-oof")
+    assert f"{out / 'plan.json'}: is another fold plan than the one to train; choose another folder with --out" in text
+    assert (out / "plan.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--joinalike",), "--joinalike: is no option, and no key of the run's file such as --trainer.max_epochs; did"),
+        (("--strat", "presence"), "did you mean --stratify?"),
+        (("presence",), "presence: is no option"),
+        (
+            ("--trainer.max_epochs", 2, "--plan-only", "--plan", "p"),
+            "--trainer.max_epochs: means nothing with --plan-o",
+        ),
+        (("--data.init_args.dataset.images=x",), "--data.init_args.dataset.images: the plan is made from the file's"),
+        (("--plan-only",), "--plan-only: goes with --plan FILE"),
+        (("--seed", -1), "seed -1 must not be negative"),
+        (("--buffer", -1), "buffer -1 must be a distance"),
+        (("--buffer", "nan"), "buffer nan must be a distance"),
+        (("--group", "["), "--group [: is no regular expression"),
+        (("--scales", "1;1.25"), "--scales 1;1.25: expected numbers"),
+        (("--scales", "20"), "views: scales (20.0,); give different factors"),
+        (("--device", "abacus"), "device 'abacus': not usable here"),
+    ],
+)
+def test_options_that_are_wrong_whatever_the_photos_are_refused_before_those_are_read(
+    home, tmp_path, capsys, monkeypatch, words, expected
+):
+    monkeypatch.setattr("visionapps.cli.check.read_dataset", None)
+    assert expected in refused(capsys, home, tmp_path / "out", "--k", 2, *words)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_store_that_cannot_be_taken_is_refused_before_any_training(home, begun, tmp_path, capsys):
+    out, plan = tmp_path / "out", ("--plan", begun / "plan.json", "--only", 0)
+    for store in (out, out / "fold_0", out / "fold_1/oof"):
+        text = refused(capsys, home, out, *plan, "--oof", store)
+        assert f"--oof {store}: the folds' runs lie there; choose another folder, such as {out / 'oof'}" in text
+    text = refused(capsys, home, out, *plan, "--oof", home / "photos")
+    assert "holds something else than out-of-fold predictions" in text
+    text = refused(capsys, home, out, *plan, "--oof", begun / "oof", "--oof-size", "8x8")
+    assert "holds out-of-fold predictions of another size" in text
+    assert not out.exists()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/a.txt").write_text("x")
+    text = refused(capsys, home, tmp_path / "notes", *plan)
+    assert "holds something else than folds of `visionapps folds`, which is not replaced; choose another folder" in text
+
+
+def test_settings_and_config_may_change_until_something_is_trained(home, begun, tmp_path):
+    plan, config = FoldPlan.load(begun / "plan.json"), home / "tiny.yaml"
+    out = tmp_path / "study"
+    for typo in (("--trainer.max_epoch", "5"), ("--trainer.max_epochs", "5")):
+        Study(out, config, plan, typo).begin(resume=False)
+        assert json.loads((out / "folds.json").read_text())["settings"] == list(typo)
+    (out / "fold_0/checkpoints").mkdir(parents=True)
+    (out / "fold_0/config.yaml").touch()
+    with pytest.raises(OutputError, match="holds folds already; go on with --resume"):
+        Study(out, config, plan).begin(resume=False)
+    Study(out, config, plan).begin(resume=True)
+    (out / "fold_0/checkpoints/last.ckpt").touch()
+    with pytest.raises(OutputError, match=r"were trained with other settings \(none\)"):
+        Study(out, config, plan, ("--trainer.max_epochs", "5")).begin(resume=True)
+
+
+def test_groups_of_an_option_that_photos_do_not_have_are_told_without_sending_to_the_file(home, tmp_path, capsys):
+    text = refused(capsys, home, tmp_path / "out", "--group", "zzz", "--k", 2)
+    assert "folds: not every photo can be put into a group; the first: split.group: 'zzz' is not found in" in text
+    assert "visionapps check" not in text
+
+
 def test_near_duplicates_in_two_folds_are_refused_or_joined(home, tmp_path, capsys):
     config = yaml.safe_load((home / "tiny.yaml").read_text())
     folders = shutil.copytree(home / "photos", tmp_path / "photos")
@@ -180,6 +296,15 @@ def test_near_duplicates_in_two_folds_are_refused_or_joined(home, tmp_path, caps
     assert folds(tmp_path, tmp_path / "out", *words, "--join-alike", "--plan", tmp_path / "b.json") == 0
     plan = FoldPlan.load(tmp_path / "b.json")
     assert plan.folds["site1_1"] == plan.folds["site4_1"] == plan.folds["site5_1"]
+    assert plan.rule["join"] == "alike"
+    assert folds(tmp_path, tmp_path / "out", "--plan-only", "--join-alike", "--plan", tmp_path / "b.json") == 0
+    plan = json.loads((tmp_path / "b.json").read_text())
+    for name, photo in plan["photos"].items():
+        photo["fold"] = int(name[4]) % 3
+    (tmp_path / "c.json").write_text(json.dumps(plan))
+    text = refused(capsys, tmp_path, tmp_path / "out", "--plan-only", "--join-alike", "--plan", tmp_path / "c.json")
+    assert "--join-alike: site1_1 and site" in text
+    assert f"lie in two folds of {tmp_path / 'c.json'}; leave the option out, or make a new plan" in text
 
 
 def test_photos_with_objects_get_a_plan_of_their_sites(tmp_path, capsys):

@@ -139,8 +139,14 @@ def test_a_store_whose_folds_are_not_those_of_the_plan_is_refused(tmp_path: Path
 
 def test_a_store_of_other_things_is_not_gone_on_with(tmp_path: Path, plan: FoldPlan):
     folder = tmp_path / "oof"
-    OofWriter(folder, labels=LABELS, plan=plan, how={"flips": "none"})
-    OofWriter(folder, labels=LABELS, plan=plan, how={"flips": "none"})
+    writer = OofWriter(folder, labels=LABELS, plan=plan, how={"flips": "none"})
+    assert not folder.exists()
+    with writer.fold(0, {"digest": "0a"}) as fold:
+        for name in plan.names(0):
+            fold.write(name, probabilities(0))
+    assert OofWriter(folder, labels=LABELS, plan=plan, how={"flips": "none"}).members() == {0: {"digest": "0a"}}
+    with pytest.raises(OutputError, match="holds something else than out-of-fold predictions; choose another folder"):
+        OofWriter(tmp_path, labels=LABELS, plan=plan)
     others = {
         "another size": {"size": (8, 8), "how": {"flips": "none"}},
         "other views": {"how": {"flips": "d4"}},

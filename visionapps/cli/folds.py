@@ -7,17 +7,29 @@ Groups (a scene, a tile, a site, a photographer) are never torn. Any key of the 
 import argparse
 import json
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from visionapps.errors import ConfigError
 from visionapps.files import whole_output
 
 if TYPE_CHECKING:
+    from visionapps.competition.oof import OofWriter
     from visionapps.data.fold_leaks import AnyPhoto
-    from visionapps.data.folds import FoldPlan
     from visionapps.inference.bundle import Bundle
+    from visionapps.inference.views import Views
+    from visionapps.structures import LabelSpace
     from visionapps.training.folds import Study
+
+_KEYS = ("seed_everything", "trainer", "model", "data", "optimizer", "lr_scheduler")  # first words of a run's keys
+
+
+class Look(NamedTuple):
+    """How photos are looked at out of fold, and in which size (H, W) their scores are stored; None: each one's own."""
+
+    views: "Views"
+    size: tuple[int, int] | None
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -59,95 +71,92 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Plan, train, predict, and print what the folds say."""
     from visionapps.cli.check import read_dataset
-    from visionapps.cli.folds_plan import examined, make, refuse_leaks, require_like, require_together, split_of
+    from visionapps.cli.folds_plan import examined, make, refuse_leaks, refuse_senseless, require_kept, require_like
     from visionapps.cli.folds_table import plan_table
     from visionapps.data.fold_leaks import fold_items
     from visionapps.data.folds import FoldPlan
 
-    _refuse_data_settings(options.settings)
+    _refuse_settings(options)
+    refuse_senseless(options)
     out: Path = options.out or Path("runs") / f"{options.config.stem}_folds"
-    size = _size(options.oof_size)
+    look = None if options.plan_only or options.no_oof else _look(options)
     dataset = read_dataset(options.config)
     place = options.plan or out / "plan.json"
     plan = FoldPlan.load(place) if place.is_file() else None
     if plan is not None:
         require_like(plan, options, place)
-    photos, names = examined(dataset, split_of(dataset, plan, options))
-    items = fold_items(photos, len(names))
+    photos, labels, split = examined(dataset, plan, options)
+    items = fold_items(photos, len(labels))
     if plan is None:
-        plan = make(items, photos, split_of(dataset, None, options), options)
+        plan = make(items, photos, split, options)
     else:
         plan.require(items, str(options.config))
-        if options.together is not None:
-            require_together(plan, items, options.together, place)
+        require_kept(plan, items, photos, options, place)
     only = _only(options.only, plan.k)
-    print(plan_table(plan, items, names))
+    print(plan_table(plan, items, labels.names))
     refuse_leaks(plan, items, photos, dataset)
     if options.plan is not None and not options.plan.is_file():
         plan.save(options.plan)
         print(f"\nplan             {options.plan}")
     if options.plan_only:
-        if options.plan is None:
-            raise ConfigError("--plan-only: goes with --plan FILE, where the plan is written")
         return 0
-    return _train(options, out, plan, only, photos, size)
+    from visionapps.training.folds import Study
+
+    study = Study(out, options.config, plan, tuple(options.settings))
+    return _train(options, study, only, photos, labels, look)
+
+
+def _look(options: argparse.Namespace) -> "Look":
+    """How photos are looked at out of fold: found wrong now rather than after the first fold is trained."""
+    from visionapps.cli.compute import numbers
+    from visionapps.inference.network import choose_device
+    from visionapps.inference.views import Views
+
+    choose_device(options.device)
+    return Look(Views(flips=options.tta, scales=numbers(options.scales, "--scales")), _size(options.oof_size))
 
 
 def _train(
     options: argparse.Namespace,
-    out: Path,
-    plan: "FoldPlan",
+    study: "Study",
     only: Sequence[int],
     photos: "Sequence[AnyPhoto]",
-    size: tuple[int, int] | None,
+    labels: "LabelSpace",
+    look: "Look | None",
 ) -> int:
     """Train and predict fold by fold."""
     from visionapps.cli.folds_table import metrics_table
-    from visionapps.segmentation.base import Segmentor
-    from visionapps.training.folds import Study, train_fold
+    from visionapps.data.store import Photo
+    from visionapps.training.folds import predict_fold, train_fold
 
-    maps = True
-    study = Study(out, options.config, plan, tuple(options.settings))
+    maps = [photo for photo in photos if isinstance(photo, Photo)]
+    store: Path = options.oof or study.oof
+    writer = _writer(study, store, only, labels, look) if maps and look is not None else None
     study.begin(resume=options.resume)
     bundles: list[Bundle] = []
-    store = options.oof or out / "oof"
     for fold in only:
         skipped = " (trained already)" if study.done(fold) else ""
-        print(f"\n== fold {fold} of {plan.k}{skipped}: {study.folder(fold)}", flush=True)
+        print(f"\n== fold {fold} of {study.plan.k}{skipped}: {study.folder(fold)}", flush=True)
         bundles.append(train_fold(study, fold))
-        maps = isinstance(bundles[-1].model, Segmentor)
-        if maps and not options.no_oof:
-            _predict(options, study, fold, photos, size, store)
-    if options.no_oof or not maps:
+        if writer is not None and look is not None:
+            predict_fold(study, fold, maps, writer, views=look.views, device=options.device)
+    if writer is None:
         print(f"\n{metrics_table(only, bundles)}")
         if not maps:
             print("\nout-of-fold scores are maps; of this kind of model each fold has its report and bundle")
         return 0
-    return _judge(out, store)
+    return _judge(study.out, store)
 
 
-def _predict(
-    options: argparse.Namespace,
-    study: "Study",
-    fold: int,
-    photos: "Sequence[Any]",
-    size: tuple[int, int] | None,
-    store: Path,
-) -> None:
-    """Add a fold to the store, unless it is there."""
-    from visionapps.cli.compute import numbers
-    from visionapps.competition.oof import OofStore, OofWriter
-    from visionapps.inference.bundle import load
-    from visionapps.inference.views import Views
-    from visionapps.training.folds import predict_fold
+def _writer(study: "Study", store: Path, only: Sequence[int], labels: "LabelSpace", look: "Look") -> "OofWriter":
+    """The store of a study, refused before anything is trained where it holds something else."""
+    from visionapps.competition.oof import OofWriter
 
-    views = Views(flips=options.tta, scales=numbers(options.scales, "--scales"))
-    labels = load(study.bundle(fold)).labels
-    how = {"flips": views.flips, "scales": list(views.scales)}
-    writer = OofWriter(store, labels=labels, plan=study.plan, size=size, how=how)
-    if fold in OofStore.open(store).members:
-        return
-    predict_fold(study, fold, photos, writer, views=views, device=options.device)
+    study.require_place(store)
+    how = {"flips": look.views.flips, "scales": list(look.views.scales)}
+    writer = OofWriter(store, labels=labels, plan=study.plan, size=look.size, how=how)
+    study.require_own(writer, only)
+    return writer
 
 
 def _judge(out: Path, folder: Path) -> int:
@@ -195,7 +204,20 @@ def _size(text: str | None) -> tuple[int, int] | None:
     return int(parts[0]), int(parts[1])
 
 
-def _refuse_data_settings(settings: Sequence[str]) -> None:
-    for word in settings:
-        if word.startswith(("--data.init_args.dataset", "--data.dataset")):
-            raise ConfigError(f"{word.split('=')[0]}: the plan is made from the file's dataset; change it in the file")
+def _refuse_settings(options: argparse.Namespace) -> None:
+    """Raise ConfigError for what is neither an option nor a key of the run's file, or means nothing here."""
+    settings: list[str] = options.settings
+    for place, word in enumerate(settings):
+        key, _, _ = word.partition("=")
+        if key in ("--data", "--data.init_args") or key.startswith(("--data.init_args.dataset", "--data.dataset")):
+            raise ConfigError(f"{key}: the plan is made from the file's dataset; change it in the file")
+        if not key.startswith("-") or key[1:2].isdigit() or key[1:2] == ".":  # the value of the key before it
+            if place:
+                continue
+        elif key.startswith("--") and key[2:].split(".")[0] in _KEYS:
+            continue
+        near = get_close_matches(key.strip("-").replace("-", "_"), vars(options), 1)
+        hint = f"did you mean --{near[0].replace('_', '-')}?" if near else "see `visionapps folds --help`"
+        raise ConfigError(f"{key}: is no option, and no key of the run's file such as --trainer.max_epochs; {hint}")
+    if settings and options.plan_only:
+        raise ConfigError(f"{settings[0]}: means nothing with --plan-only, which trains nothing; leave it out")

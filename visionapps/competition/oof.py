@@ -200,12 +200,15 @@ class OofWriter:
             size: (H, W) that all scores and truths are stored in; None: each photo's own.
             how: plain data that says how all folds are predicted (views, precision).
 
+        Nothing is written before the first fold is.
+
         Raises:
-            OutputError: the folder holds a store of another plan, other classes, another size, or predicted otherwise.
+            OutputError: the folder holds a store of another plan, other classes, another size, or predicted otherwise,
+                or something else than a store.
         """
         self.folder = folder
         self._labels, self._plan, self._size = labels, plan, size
-        head = {
+        self._head = {
             "format": FORMAT,
             "labels": labels.to_dict(),
             "plan": plan.key,
@@ -216,10 +219,17 @@ class OofWriter:
             "folds": dict(sorted(plan.folds.items())),
         }
         if (folder / INDEX).exists():
-            _require_same(folder, json.loads(json.dumps(head)))
-        else:
-            with whole_output(folder / INDEX) as part:
-                part.write_text(json.dumps(head, indent=1) + "\n")
+            _require_same(folder, json.loads(json.dumps(self._head)))
+        elif folder.exists() and (not folder.is_dir() or any(not p.name.startswith(".") for p in folder.iterdir())):
+            raise OutputError(f"{folder}: holds something else than out-of-fold predictions; choose another folder")
+
+    def members(self) -> dict[int, dict[str, Any]]:
+        """By fold that is there already, what was said of its model.
+
+        Raises:
+            DataError: the store is damaged.
+        """
+        return OofStore.open(self.folder).members if (self.folder / INDEX).exists() else {}
 
     @contextmanager
     def fold(self, number: int, member: Mapping[str, Any], *, overwrite: bool = False) -> "Iterator[FoldWriter]":
@@ -236,6 +246,9 @@ class OofWriter:
         """
         if not 0 <= number < self._plan.k:
             raise ConfigError(f"fold {number}: the plan has folds from 0 to {self._plan.k - 1}")
+        if not (self.folder / INDEX).exists():
+            with whole_output(self.folder / INDEX) as part:
+                part.write_text(json.dumps(self._head, indent=1) + "\n")
         wanted = self._plan.names(number)
         with whole_output(self.folder / f"fold_{number}", overwrite) as part:
             part.mkdir(parents=True)

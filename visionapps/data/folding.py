@@ -61,12 +61,12 @@ def plan_folds(
             those of one photo lose the part that is nearer. Distances are the larger of those along the two axes.
 
     Raises:
-        ConfigError: k or buffer makes no sense.
+        ConfigError: a number makes no sense.
         DataError: fewer groups than folds, or a buffer that leaves nothing to train on.
 
     Source: Sechidis, Tsoumakas, Vlahavas, On the stratification of multi-label data, 2011.
     """
-    _require_sense(k, stratify, buffer)
+    require_sense(k, seed=seed, stratify=stratify, buffer=buffer)
     joined = _joined(items, together)
     names = sorted(set(joined.values()))
     if len(names) < k:
@@ -93,11 +93,18 @@ def plan_folds(
     return plan
 
 
-def _require_sense(k: int, stratify: str, buffer: float) -> None:
+def require_sense(k: int, *, seed: int = 0, stratify: str = "area", buffer: float = 0.0) -> None:
+    """Refuse numbers that no plan can be made with, before anything is read.
+
+    Raises:
+        ConfigError: which one.
+    """
     if k < 2:
         raise ConfigError(f"folds: k {k} must be at least 2")
     if not 0 <= buffer < math.inf:
-        raise ConfigError(f"folds: buffer {buffer:g} must not be negative")
+        raise ConfigError(f"folds: buffer {buffer:g} must be a distance, 0 or more")
+    if seed < 0:
+        raise ConfigError(f"folds: seed {seed} must not be negative")
     if stratify not in get_args(Stratify):
         raise ConfigError(f"folds: stratify {stratify!r} is unknown; choose from {', '.join(get_args(Stratify))}")
 

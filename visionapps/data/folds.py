@@ -39,7 +39,8 @@ class FoldPlan:
     Attributes:
         k: folds, numbered from 0.
         seed: of the draw.
-        rule: how groups were formed and folds drawn, as plain data: group, block_px, block_m, stratify, buffer, join.
+        rule: how groups were formed and folds drawn, as plain data: group, block_px, block_m, stratify, buffer;
+            join is "alike" where photos that look alike were put together.
         folds: by name of the photo (or block), the fold that it validates in.
         groups: by name, the group that it may not be torn from.
         digests: by name, see FoldItem.digest.

@@ -1,5 +1,6 @@
 """Training the folds of a plan, each a run of its own in a folder of its own; what is done is not done again."""
 
+import hashlib
 import json
 import subprocess
 import sys
@@ -16,16 +17,18 @@ from visionapps.competition.predicting import predict_photos
 from visionapps.data.folds import FoldPlan
 from visionapps.data.store import Photo
 from visionapps.errors import ConfigError, DataError, OutputError, VisionAppsError
-from visionapps.files import refuse_existing, whole_output
-from visionapps.inference.bundle import Bundle, from_checkpoint, load
+from visionapps.files import whole_output
+from visionapps.inference.bundle import WEIGHTS, Bundle, description_of, from_checkpoint, load
 from visionapps.inference.engine import Engine
 from visionapps.inference.network import Network
 from visionapps.inference.products import Products
 from visionapps.inference.views import ONE_VIEW, Views
 from visionapps.training.run import BEST, LAST, fit
 
-HEAD, PLAN, RUN, BUNDLE = "folds.json", "plan.json", "run.yaml", "bundle"
+HEAD, PLAN, OOF, RUN, BUNDLE = "folds.json", "plan.json", "oof", "run.yaml", "bundle"
 _DONE = "done.json"  # in the folder of a fold whose bundle is written
+_STARTED = "config.yaml"  # in the folder of a fold whose training began
+_OF_A_MODEL = ("recipe", "spec", "tile", "resize", "gsd")  # keys of a bundle on which its probabilities depend
 
 
 @dataclass(frozen=True)
@@ -56,26 +59,53 @@ class Study:
         """Whether a fold is trained and its bundle written."""
         return (self.folder(fold) / _DONE).is_file()
 
+    @property
+    def oof(self) -> Path:
+        """Where its out-of-fold predictions are kept unless another place is named."""
+        return self.out / OOF
+
     def begin(self, *, resume: bool) -> None:
         """Make the folder, or see that it holds this very study.
+
+        Settings and config of a study of which nothing is trained yet may change.
 
         Raises:
             OutputError: it holds something else, or a study of another config or plan, or resume is off.
         """
         head = {"config": _plain(self.config), "settings": list(self.settings), "plan": self.plan.key}
         path = self.out / HEAD
-        if not path.is_file():
-            if not self.out.is_dir() or {place.name for place in self.out.iterdir()} - {PLAN}:
-                refuse_existing(self.out, overwrite=False)
-            self.plan.save(self.out / PLAN, overwrite=True)  # the very plan that may stand there, made beforehand
-            with whole_output(path) as part:
-                part.write_text(json.dumps(head, indent=1) + "\n")
-            return
-        if not resume:
+        folders = [self.folder(fold) for fold in range(self.plan.k)]
+        trained = any((folder / place).is_file() for folder in folders for place in (_DONE, f"checkpoints/{LAST}"))
+        if path.is_file() and not resume and (trained or any((folder / _STARTED).is_file() for folder in folders)):
             raise OutputError(
                 f"{self.out}: holds folds already; go on with --resume (what is trained is not trained again), or "
                 "choose another folder with --out"
             )
+        if path.is_file() and trained:
+            self._require_same(head)
+            self._keep_plan()
+            return
+        others = {place.name for place in self.out.iterdir()} - {PLAN} if self.out.is_dir() else self.out.exists()
+        if others and not path.is_file():
+            raise OutputError(
+                f"{self.out}: holds something else than folds of `visionapps folds`, which is not replaced; choose "
+                "another folder with --out"
+            )
+        self._keep_plan()
+        with whole_output(path, overwrite=True) as part:
+            part.write_text(json.dumps(head, indent=1) + "\n")
+
+    def _keep_plan(self) -> None:
+        """Write the plan, which may stand there already; never over another one."""
+        place = self.out / PLAN
+        if not place.is_file():
+            self.plan.save(place)
+        elif FoldPlan.load(place).key != self.plan.key:
+            raise OutputError(f"{place}: is another fold plan than the one to train; choose another folder with --out")
+
+    def _require_same(self, head: Mapping[str, Any]) -> None:
+        """Raise OutputError unless the folds were trained with this config, plan and settings."""
+        path = self.out / HEAD
         try:
             old = json.loads(path.read_text())
         except (OSError, ValueError) as error:
@@ -90,6 +120,55 @@ class Study:
                     f"{self.out}: its folds were trained with {what}{_difference(old, head, key)}; folds of one study "
                     "must be trained alike: go back to that, or choose another folder with --out"
                 )
+
+    def require_place(self, store: Path) -> None:
+        """Refuse a folder for out-of-fold predictions in which runs lie.
+
+        Raises:
+            ConfigError: it is the study's own folder, or lies in that of a fold.
+        """
+        folders = [self.folder(fold).resolve() for fold in range(self.plan.k)]
+        if store.resolve() == self.out.resolve() or any(store.resolve().is_relative_to(folder) for folder in folders):
+            raise ConfigError(f"--oof {store}: the folds' runs lie there; choose another folder, such as {self.oof}")
+
+    def require_own(self, writer: OofWriter, only: Sequence[int]) -> None:
+        """Refuse a store with predictions of other models, which would be judged as if they were of this study.
+
+        Args:
+            writer: of the store. In the study's own place folds may be predicted anew.
+            only: the folds that are about to be trained or predicted.
+
+        Raises:
+            OutputError: which fold was predicted by another model.
+        """
+        own = writer.folder.resolve() == self.oof.resolve()
+        for fold, member in writer.members().items():
+            done = self.done(fold)
+            if (done and member.get("digest") == model_digest(self.bundle(fold))) or (own and fold in only):
+                continue
+            if own and done:
+                raise OutputError(
+                    f"{writer.folder}: fold {fold} was predicted by another model than {self.bundle(fold)} is now; "
+                    f"predict it anew by adding {fold} to --only"
+                )
+            if not own:
+                raise OutputError(
+                    f"{writer.folder}: fold {fold} was predicted by another model than that of {self.folder(fold)}; "
+                    "choose another folder with --oof, or remove that one"
+                )
+
+
+def model_digest(bundle: Path) -> str:
+    """Another one when the probabilities of a bundle may be others: its weights, and what makes a model of them.
+
+    Raises:
+        WeightsError: a file is missing or damaged.
+    """
+    said = description_of(bundle)
+    digest = hashlib.sha256(json.dumps([said.get(key) for key in _OF_A_MODEL], sort_keys=True).encode())
+    with (bundle / WEIGHTS).open("rb") as file:
+        digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()[:16]
 
 
 def fold_config(config: Path, plan: Path, rule: Mapping[str, Any], fold: int) -> str:
@@ -160,7 +239,7 @@ def predict_fold(
     views: Views = ONE_VIEW,
     device: str = "auto",
 ) -> None:
-    """Write the out-of-fold predictions of one fold.
+    """Write the out-of-fold predictions of one fold, unless those of its very model are there.
 
     Args:
         study: whose fold is trained.
@@ -172,10 +251,14 @@ def predict_fold(
 
     Raises:
         DataError: photos of the fold are missing.
-        OutputError: the store has the fold already, or cannot be written.
+        OutputError: the store, which is not the study's own, has the fold from another model, or cannot be written.
     """
     from tqdm import tqdm
 
+    digest = model_digest(study.bundle(fold))
+    if writer.members().get(fold, {}).get("digest") == digest:
+        return
+    own = writer.folder.resolve() == study.oof.resolve()
     bundle = load(study.bundle(fold))
     wanted = set(study.plan.names(fold))
     chosen = [photo for photo in photos if photo.name in wanted]
@@ -183,9 +266,10 @@ def predict_fold(
     network = Network([bundle.segmentor], views=views, device=device, precision="fp32")
     engine = Engine(network, products=Products(("probabilities",)))
     masked = any(sum(photo.class_pixels) for photo in chosen)
+    member = {"bundle": str(study.bundle(fold)), "fold": fold, "digest": digest}
     with (
         tqdm(desc=f"fold {fold} out of fold", total=len(chosen), unit="photo", disable=None, leave=False) as bar,
-        writer.fold(fold, {"bundle": str(study.bundle(fold)), "fold": fold}) as folder,
+        writer.fold(fold, member, overwrite=own) as folder,
     ):
         predict_photos(engine, chosen, folder, truth=masked, progress=lambda _: cast(None, bar.update()))
 
