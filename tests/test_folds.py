@@ -102,8 +102,11 @@ def test_too_few_groups_and_senseless_numbers_are_refused_with_what_to_do():
         plan_folds(found, 3)
     with pytest.raises(ConfigError, match="k 1 must be at least 2"):
         plan_folds(found, 1)
-    with pytest.raises(ConfigError, match="buffer -1 must not be negative"):
-        plan_folds(found, 2, buffer=-1)
+    for buffer in (-1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=f"buffer {buffer:g} must be a distance, 0 or more"):
+            plan_folds(found, 2, buffer=buffer)
+    with pytest.raises(ConfigError, match="seed -1 must not be negative"):
+        plan_folds(found, 2, seed=-1)
 
 
 def test_photos_within_the_buffer_of_a_validating_one_train_nobody():
@@ -210,6 +213,23 @@ def test_photos_that_look_alike_are_found_across_folds_and_joined_families_have_
     torn = alike(found, thumbnails, range(6))
     assert {(leak.one, leak.other) for leak in torn} >= {("g0_0", "g2_0"), ("g1_0", "g4_0")}
     assert all(leak.amount > 0.95 for leak in torn)
+
+
+def test_a_leak_is_found_beside_a_closer_photo_that_a_buffer_keeps_out():
+    """What looks most like a photo teaches no model that is judged on it; what looks less like it does."""
+    found = items(*((name, (10,)) for name in "abcd"))
+    noise = np.random.default_rng(5).normal(0, 1, (2, 16, 16)).astype(np.float32)
+    thumbnails = np.stack([scene(0), scene(0) + noise[0], scene(0) + 9 * noise[1], scene(0) + 9 * noise[1]])
+    plan = replace(
+        plan_folds(found, 3),
+        folds={"a": 0, "b": 1, "c": 1, "d": 2},
+        excluded={0: ("b", "d"), 1: ("a", "d"), 2: ("a", "b", "c")},  # so that c in fold 0 is all that is left
+    )
+    torn = leaks(plan, found, thumbnails, {})
+    assert [(leak.kind, leak.one, leak.other) for leak in torn] == [("near_duplicate", "a", "c")]
+    here, beside = (0.0, 0.0, 10.0, 10.0), (5.0, 0.0, 15.0, 10.0)
+    torn = leaks(plan, found, np.zeros((4, 16, 16), np.float32), {"a": here, "b": here, "c": beside, "d": beside})
+    assert torn == [("overlap", "a", "c", 0.5)]
 
 
 def test_a_table_says_which_photos_share_a_fold(tmp_path: Path):

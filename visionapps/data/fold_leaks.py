@@ -69,24 +69,42 @@ def pictures(photos: Sequence[AnyPhoto]) -> np.ndarray:
     return found
 
 
-def alike(items: Sequence[FoldItem], thumbnails: np.ndarray, sides: Sequence[object]) -> list[Leak]:
+def alike(
+    items: Sequence[FoldItem], thumbnails: np.ndarray, sides: Sequence[object], plan: FoldPlan | None = None
+) -> list[Leak]:
     """Near-duplicates on different sides: the closest one of each photo.
 
     Args:
         items: photos.
         thumbnails: of them, see pictures.
         sides: N, the fold or the group of each.
+        plan: only pairs count of which one teaches the model that is judged on the other; None: all.
     """
+    touched = None if plan is None else _Touched(plan, items)
     sources = np.unique([item.source for item in items], return_inverse=True)[1]
     names = np.unique([str(side) for side in sides], return_inverse=True)[1]
     found: dict[tuple[str, str], Leak] = {}
     for begin in range(0, len(items), _ROWS):
         rows = slice(begin, begin + _ROWS)
         same = (sources[rows, None] == sources[None]) | (names[rows, None] == names[None])
+        if touched is not None:
+            same |= ~touched.pairs(rows)
         for i, j, value in near_duplicates(thumbnails[rows], thumbnails, same):
             one, other = sorted((items[begin + i].name, items[j].name))
             found.setdefault((one, other), Leak("near_duplicate", one, other, value))
     return list(found.values())
+
+
+class _Touched:
+    """Of which pairs of photos one teaches the model that is judged on the other; those in a buffer teach nobody."""
+
+    def __init__(self, plan: FoldPlan, items: Sequence[FoldItem]) -> None:
+        self._saw = np.array([[plan.saw(fold, item.name) for item in items] for fold in range(plan.k)])  # (k, N)
+        self._folds = np.array([plan.folds[item.name] for item in items])
+
+    def pairs(self, rows: slice) -> np.ndarray:
+        """(R, N) bool of some of the photos with all."""
+        return np.asarray(self._saw[self._folds[rows]] | self._saw[:, rows][self._folds].T)
 
 
 def families(items: Sequence[FoldItem], thumbnails: np.ndarray) -> list[tuple[str, str]]:
@@ -194,18 +212,19 @@ def _table(path: Path) -> tuple[list[str], list[tuple[str, str]]]:
 
 
 def overlaps(items: Sequence[FoldItem], boxes: dict[str, Box], plan: FoldPlan) -> list[Leak]:
-    """Photos of different folds that show the same ground: of each the one that shares most with it."""
+    """Photos that teach what is judged on others of the same ground: of each the one that shares most with it."""
     placed = [item for item in items if item.name in boxes]
     if not placed:
         return []
     places = np.array([boxes[item.name] for item in placed])
-    folds = np.array([plan.folds[item.name] for item in placed])
     sources = np.unique([item.source for item in placed], return_inverse=True)[1]
     areas = (places[:, 2] - places[:, 0]) * (places[:, 3] - places[:, 1])
+    touched = _Touched(plan, placed)
     found: dict[tuple[str, str], Leak] = {}
     for i, box in enumerate(places):
         # Blocks of one photo touch, and their boxes may overlap where the photo is turned or its frame is another one.
-        near = np.flatnonzero((gap(places, box) < 0) & (folds != folds[i]) & (sources != sources[i]))
+        torn = touched.pairs(slice(i, i + 1))[0]
+        near = np.flatnonzero((gap(places, box) < 0) & torn & (sources != sources[i]))
         if not len(near):
             continue
         common = np.minimum(places[near, 2:], box[2:]) - np.maximum(places[near, :2], box[:2])
@@ -226,9 +245,5 @@ def leaks(plan: FoldPlan, items: Sequence[FoldItem], thumbnails: np.ndarray, box
         thumbnails: of them, see pictures.
         boxes: where they lie, see ground_boxes.
     """
-    found = alike(items, thumbnails, [plan.folds[item.name] for item in items]) + overlaps(items, boxes, plan)
-    return [
-        leak
-        for leak in found
-        if plan.saw(plan.folds[leak.one], leak.other) or plan.saw(plan.folds[leak.other], leak.one)
-    ]
+    sides = [plan.folds[item.name] for item in items]
+    return alike(items, thumbnails, sides, plan) + overlaps(items, boxes, plan)
