@@ -221,6 +221,34 @@ def test_scores_are_read_once_however_many_rules_and_folds_there_are():
     assert sorted(store.read) == sorted(store.names)
 
 
+@pytest.mark.parametrize("metric", ["dice_per_image", "dice_global"])
+@pytest.mark.parametrize("background", [0, None])
+def test_a_single_scored_class_that_other_folds_lack_is_tuned_where_it_is(metric, background):
+    # Without fold 0, a candidate that leaves no pixel of class 1 leaves nothing to be scored: its score is NaN.
+    store, built = made(6, 3), build_metric({"name": metric, "empty": "skip", "exclude": [0, 2]}, 3)
+    for name in store.names:
+        if store.fold(name) != 0:
+            store.masks[name][store.masks[name] == 1] = 2
+    tuned = tune_nested(Tuner(store, built, Tuning(("threshold", "min_area", "holes"), background=background)))
+    assert tuned.after.score > tuned.before.score
+    assert tuned.after.score == pytest.approx(drawn_score(store, built, tuned.process))
+    for name in store.names:  # nor with class 1 nowhere, and holes of others with nothing to be scored
+        store.masks[name][:], store.planes[name][1] = 2, 0
+    assert Tuner(store, built, Tuning(("threshold", "holes"))).tune(everyone(store)) == PostProcess.none(3)
+
+
+@pytest.mark.parametrize("background", [3, None])
+def test_a_class_that_wins_no_pixel_has_no_rule_and_harms_none(background):
+    store, metric = made(6, 4), build_metric("dice_per_image", 4)
+    for name in store.names:
+        store.planes[name][3] = 0
+        store.masks[name][store.masks[name] == 3] = 1
+    rules = ("threshold", "triplet", "min_area", "min_present", "keep", "holes")
+    found = Tuner(store, metric, Tuning(rules, background=background)).tune(everyone(store))
+    assert found.rules[3] == Rule()
+    assert drawn_score(store, metric, found) > drawn_score(store, metric, PostProcess.none(4, background))
+
+
 def test_what_does_not_fit_is_refused():
     store = made(3, 3)
     with pytest.raises(ConfigError, match="map_per_image: rules can be tuned on dice_per_image"):

@@ -240,8 +240,8 @@ class ClassSearch:
         standing = stand(units, index, tops=[0], sizes=sizes, size_of=-units.sizes)
         now = standing.pick(len(sizes) - 1)  # holes of no pixel: none
         scores = ledger.trial(k, now, standing)
-        number = int(np.flatnonzero(scores >= scores.max() - _GAIN)[-1])  # of equal ones the smallest
-        if scores[number] <= ledger.score + _GAIN:
+        number = int(_best(scores)[-1])  # of equal ones the smallest
+        if not scores[number] > ledger.score + _GAIN:  # also where either is NaN
             return choice
         ledger.commit(k, now, standing.pick(number))
         return replace(choice, holes=-sizes[number])
@@ -267,7 +267,7 @@ class ClassSearch:
         """The best of candidates that have the same smallest area, or the present choice."""
         scores = ledger.trial(k, self._now[k], standing)
         number = _middle(scores, np.zeros(len(scores)))
-        if scores[number] <= ledger.score + _GAIN:
+        if not scores[number] > ledger.score + _GAIN:  # also where either is NaN
             return choice
         self._commit(ledger, k, standing.pick(number))
         return option(number)
@@ -301,8 +301,14 @@ def _ranks(units: Units, choice: Choice) -> NDArray[np.int64]:
     return np.where(stays, ranks, _EVERY)
 
 
+def _best(scores: Numbers) -> NDArray[np.intp]:
+    """Places of the highest scores; NaN, where nothing is left that could be scored, is below all others."""
+    known = np.where(np.isnan(scores), -np.inf, scores)
+    return np.flatnonzero(known >= known.max() - _GAIN)
+
+
 def _middle(scores: Numbers, areas: NDArray[Any]) -> int:
     """Of the candidates that are best, the simplest, and of these the one in the middle: far from both edges."""
-    tied = np.flatnonzero(scores >= scores.max() - _GAIN)
+    tied = _best(scores)
     simple = tied[areas[tied] == areas[tied].min()]
     return int(simple[len(simple) // 2])
