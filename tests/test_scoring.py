@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from visionapps.competition import scoring_rows
 from visionapps.competition.scoring import score_submission
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.dialects import Dialect, load_dialect
+from visionapps.inference.submission import write_submission
 from visionapps.metrics.competition import METRICS, build_metric
 
 SIDE = (20, 24)
@@ -193,6 +195,54 @@ def test_objects_of_true_masks_are_cut_as_the_dialect_cuts_them(tmp_path, neighb
         scores.append(found.boards[0].score)
     # The wrong one: two objects for one, or one for two, whose IoU of 0.5 lies above no threshold.
     assert scores == ([1, 0] if neighbours == 4 else [0, 1])
+
+
+@pytest.mark.parametrize("encoding", ["coco", "coco_zlib"])
+def test_counts_of_a_mask_of_another_size_are_refused(tmp_path, encoding):
+    dialect = Dialect(order="column", encoding=encoding)
+    large = np.zeros((20, 20), np.uint8)
+    large[5:15, 5:15] = 1
+    files = []
+    for name, mask in (("s.csv", large[5:15, 5:15]), ("t.csv", large)):
+        write_submission([("a", mask), ("b", mask)], tmp_path / name, dialect=dialect)
+        files.append(tmp_path / name)
+    with pytest.raises(DataError) as caught:
+        score_submission(*files, dialect=dialect, metric="dice_per_image")
+    assert f"image a: its counts add up to 100 pixels, but to 400 in {files[1]} (the first of 2" in str(caught.value)
+    folder = save(tmp_path / "masks", a=large, b=large)
+    with pytest.raises(DataError) as caught:
+        score_submission(files[0], folder, dialect=dialect, metric="dice_per_image")
+    assert "line 2 (a): the counts add up to 100 pixels, but a mask of 20 x 20 has 400" in str(caught.value)
+    assert score_submission(files[1], folder, dialect=dialect, metric="dice_per_image").boards[0].score == 1
+    lines = [file.read_text().splitlines() for file in files]
+    files[0].write_text("\n".join([*lines[0][:2], lines[1][2].replace("b,", "a,")]))
+    with pytest.raises(DataError) as caught:
+        score_submission(*files, dialect=replace(dialect, instances=8), metric="dice_per_image")
+    assert "line 3 (a): its counts add up to 400 pixels, but those of another row of a to 100" in str(caught.value)
+
+
+def test_runs_outside_of_true_masks_are_refused_without_looking_at_every_row_for_every_image(tmp_path, monkeypatch):
+    folder = save(tmp_path / "masks", **{f"p{i}": np.ones((2, 2 + i), np.uint8) for i in range(20)})
+    file = tmp_path / "s.csv"
+    text = "ImageId,EncodedPixels\n" + "".join(f"p{i},1 {4 + 2 * i}\n" for i in range(20))
+    file.write_text(text)
+    dialect, looked_at = load_dialect("kaggle"), []
+    monkeypatch.setattr(scoring_rows, "check_runs", lambda runs, *rest, **named: looked_at.append(runs))
+    assert score_submission(file, folder, dialect=dialect, metric="dice_per_image").boards[0].score == 1
+    assert not looked_at  # all of them were judged at once
+    monkeypatch.undo()
+    file.write_text(text.replace("p7,1 18", "p7,1 19"))
+    with pytest.raises(DataError) as caught:
+        score_submission(file, folder, dialect=dialect, metric="dice_per_image")
+    assert "p7: run 1 (1 19): ends at pixel 19, but the last pixel is 18" in str(caught.value)
+
+
+def test_a_run_too_far_away_to_be_counted_is_refused_where_no_size_is_known(tmp_path):
+    file = tmp_path / "s.csv"
+    file.write_text("ImageId,EncodedPixels\na,1 4\nb,9000000000000000000 1\n")
+    with pytest.raises(DataError) as caught:
+        score_submission(file, file, dialect=load_dialect("kaggle"), metric="dice_per_image")
+    assert "s.csv: b: has a run that ends farther away than in any image" in str(caught.value)
 
 
 def test_rows_that_a_dialect_leaves_out_are_empty(tmp_path):

@@ -113,7 +113,7 @@ def score_submission(
         ConfigError: the metric cannot work, or needs the size of the masks, which nobody tells.
     """
     true = read_folder(truth, dialect, classes=classes) if truth.is_dir() else read_rows(truth, dialect, usage=usage)
-    predicted = read_rows(submission, dialect)
+    predicted = read_rows(submission, dialect, sizes=true.sizes)
     same_order = match_rows(predicted, true, dialect)
     cells = list(dict.fromkeys([*true.runs, *predicted.runs]))  # of the dialect that leaves out rows: the union
     labels = _labels(cells, dialect, classes, true)

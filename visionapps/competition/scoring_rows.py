@@ -1,6 +1,6 @@
 """Rows of a submission, of a solution file or of a folder of true masks, as runs by image and class."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -10,7 +10,7 @@ import numpy as np
 from visionapps.errors import DataError
 from visionapps.inference.dialects import Dialect
 from visionapps.inference.submission import mask_files, read_masks
-from visionapps.inference.submission_rows import Row, csv_lines, parse_text, to_places
+from visionapps.inference.submission_rows import Row, csv_lines, parse_sized, to_places
 from visionapps.inference.void_masks import VoidCheck
 from visionapps.masks import Runs, check_runs, encode_labels, merge_runs
 from visionapps.metrics.run_areas import RunTable
@@ -32,6 +32,7 @@ class RowSet:
         runs: of each (image, label) in the order of the file; several where objects have rows of their own.
         usage: of each, where a column tells it.
         sizes: (H, W) of images, where it is told.
+        pixels: of images, where counts tell them.
         ascending: whether a file's rows may be compared with another's by order; a folder has none.
     """
 
@@ -39,6 +40,7 @@ class RowSet:
     runs: dict[Cell, list[Runs]]
     usage: dict[Cell, str] = field(default_factory=dict)
     sizes: dict[str, Size] = field(default_factory=dict)
+    pixels: dict[str, int] = field(default_factory=dict)
     ascending: bool = True
 
     @property
@@ -47,7 +49,9 @@ class RowSet:
         return tuple(dict.fromkeys(image for image, _ in self.runs))
 
 
-def read_rows(path: Path, dialect: Dialect, *, usage: str | None = None) -> RowSet:
+def read_rows(
+    path: Path, dialect: Dialect, *, usage: str | None = None, sizes: Mapping[str, Size] | None = None
+) -> RowSet:
     """The rows of a CSV.
 
     Args:
@@ -55,6 +59,7 @@ def read_rows(path: Path, dialect: Dialect, *, usage: str | None = None) -> RowS
         dialect: its rules.
         usage: of a solution file: the title of the column that divides its rows. Other columns are passed over. None:
             a submission, which has the columns of the dialect and no others.
+        sizes: (H, W) of images where rows do not tell it.
 
     Raises:
         DataError: it cannot be read, or rows are malformed, doubled or overlap; all that is wrong is counted.
@@ -74,15 +79,21 @@ def read_rows(path: Path, dialect: Dialect, *, usage: str | None = None) -> RowS
         if row.size is not None and found.sizes.setdefault(row.image, row.size) != row.size:
             problems.append(f"line {row.line} ({row.key}): size {row.size}, but {found.sizes[row.image]} above")
         try:
-            runs = parse_text(row.text, dialect, row.size or dialect.resize) if read is None else read
+            size = row.size or dialect.resize or (sizes or {}).get(row.image)
+            runs, pixels = parse_sized(row.text, dialect, size) if read is None else (read, None)
         except DataError as error:
             problems.append(f"line {row.line} ({row.key}): {error}")
             continue
+        if pixels is not None and found.pixels.setdefault(row.image, pixels) != pixels:
+            problems.append(
+                f"line {row.line} ({row.key}): its counts add up to {pixels} pixels, but those of another row of "
+                f"{row.image} to {found.pixels[row.image]}"
+            )
         lines.setdefault(cell, row.line)
         found.runs.setdefault(cell, [])
         if len(runs):
             found.runs[cell].append(runs)
-    problems += _run_problems(found, dialect)
+    problems += _run_problems(found, dialect, {**(sizes or {}), **found.sizes})
     _refuse(path, problems)
     return found
 
@@ -120,19 +131,18 @@ def _rows(path: Path, dialect: Dialect, usage: str | None, problems: list[str]) 
         yield Row(line, key, image, label, text, size), None if use is None else cells[use].strip()
 
 
-def _run_problems(rows: RowSet, dialect: Dialect) -> Iterator[str]:
+def _run_problems(rows: RowSet, dialect: Dialect, sizes: Mapping[str, Size]) -> Iterator[str]:
     """Of each image the first row that is malformed; else two rows that claim one pixel."""
     groups = list(rows.runs.items())
     flat = [(cell, runs) for cell, own in groups for runs in own]
     table = RunTable.of([runs for _, runs in flat], base=dialect.base)
+    limits = [_pixels(sizes.get(image, dialect.resize)) for (image, _), _ in flat]
+    ends = np.array([np.iinfo(np.int64).max if limit is None else limit for limit in limits], np.int64)
     bad = table.malformed(None)
-    sizes = {image: size[0] * size[1] for image, size in rows.sizes.items()}
-    fixed = dialect.resize[0] * dialect.resize[1] if dialect.resize else None
-    if bad is not None or sizes or (fixed is not None and table.ends.max(initial=0) > fixed):
-        malformed = list(_malformed(flat, sizes, fixed, dialect))  # one by one, for their words
-        yield from malformed
-        if malformed:
-            return
+    if bad is not None or (table.ends > ends[table.rows]).any():
+        words = list(_malformed(flat, limits, dialect))  # one by one
+        yield from words or [f"{dialect.key(*flat[bad or 0][0])}: has a run that ends farther away than in any image"]
+        return
     if dialect.overlap:
         return
     names = rows.images
@@ -142,12 +152,14 @@ def _run_problems(rows: RowSet, dialect: Dialect) -> Iterator[str]:
         yield f"image {names[image]}: {_overlap([own for own in flat if own[0][0] == names[image]], dialect)}"
 
 
-def _malformed(
-    flat: Sequence[tuple[Cell, Runs]], sizes: dict[str, int], fixed: int | None, dialect: Dialect
-) -> Iterator[str]:
-    for (image, label), runs in flat:
+def _pixels(size: Size | None) -> int | None:
+    return None if size is None else size[0] * size[1]
+
+
+def _malformed(flat: Sequence[tuple[Cell, Runs]], pixels: Sequence[int | None], dialect: Dialect) -> Iterator[str]:
+    for ((image, label), runs), limit in zip(flat, pixels, strict=True):
         try:
-            check_runs(runs, sizes.get(image, fixed), base=dialect.base)
+            check_runs(runs, limit, base=dialect.base)
         except DataError as error:
             yield f"{dialect.key(image, label)}: {error}"
 
@@ -219,10 +231,11 @@ def match_rows(prediction: RowSet, truth: RowSet, dialect: Dialect) -> bool:
     for image, size in prediction.sizes.items():
         if truth.sizes.get(image, size) != size:
             problems.append(f"image {image} has the size {size}, but {truth.sizes[image]} in {truth.source}")
-    for image, size in truth.sizes.items():
-        flat = [(cell, runs) for cell, own in prediction.runs.items() if cell[0] == image for runs in own]
-        if image not in prediction.sizes and dialect.resize is None:
-            problems += _malformed(flat, {image: size[0] * size[1]}, None, dialect)
+    for image, pixels in prediction.pixels.items():
+        if truth.pixels.get(image, pixels) != pixels:
+            problems.append(
+                f"image {image}: its counts add up to {pixels} pixels, but to {truth.pixels[image]} in {truth.source}"
+            )
     _refuse(prediction.source, problems)
     return not truth.ascending or list(prediction.runs) == list(truth.runs)
 

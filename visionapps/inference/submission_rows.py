@@ -182,17 +182,22 @@ def parse_text(text: str, dialect: Dialect, size: Size | None = None) -> Runs:
     Raises:
         DataError: the text is malformed, or does not belong to a mask of that size.
     """
+    return parse_sized(text, dialect, size)[0]
+
+
+def parse_sized(text: str, dialect: Dialect, size: Size | None = None) -> tuple[Runs, int | None]:
+    """The same, and how many pixels the mask has by the text; None where it does not tell."""
     if dialect.encoding == "pairs":
-        return parse_runs(text, relative=dialect.relative)
+        return parse_runs(text, relative=dialect.relative), None
     if not text:
-        return np.zeros((0, 2), np.int64)
+        return np.zeros((0, 2), np.int64), None
     runs, pixels = counts_to_runs(_counts(text, dialect), base=dialect.base)
     if size is not None and pixels != size[0] * size[1]:
         raise DataError(
             f"the counts add up to {pixels} pixels, but a mask of {size[0]} x {size[1]} has {size[0] * size[1]}; "
             "check the size"
         )
-    return runs
+    return runs, pixels
 
 
 def _counts(text: str, dialect: Dialect) -> bytes:
