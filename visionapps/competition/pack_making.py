@@ -35,7 +35,7 @@ from visionapps.competition.pack_wheels import Target, fetch, project_wheel, req
 from visionapps.competition.postprocess import PostProcess
 from visionapps.errors import ConfigError
 from visionapps.files import whole_output
-from visionapps.inference.bundle import CARD, MODEL, WEIGHTS, Bundle, load
+from visionapps.inference.bundle import CARD, MODEL, WEIGHTS, Bundle, description_of, load
 from visionapps.structures import LabelSpace
 
 _PYTHON = (3, 11)  # the oldest that visionapps runs on
@@ -100,12 +100,13 @@ def make_package(contents: Contents, out: Path, *, target: Target | None = None)
     with whole_output(out) as folder:
         folder.mkdir()
         contents.spec.require_fitting()
-        bundles = [load(bundle) for bundle in contents.spec.bundles]
-        labels = bundles[0].labels
+        # What is quick to see goes first: weights are read for the sake of those that are damaged.
+        labels = LabelSpace.from_dict(description_of(contents.spec.bundles[0])["labels"])
         check_labels(contents.rules, labels)
         wanted = asked_ids(contents.sample, contents.rules, len(labels))
         if contents.images is not None:
             find_images(wanted, contents.rules, folder=contents.images)
+        bundles = [load(bundle) for bundle in contents.spec.bundles]
         unused = _write_model(contents, bundles, folder)
         _write_competition(contents, folder)
         needed, optional = requirements(any(map(_has_smp, bundles)))
