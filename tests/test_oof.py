@@ -15,6 +15,7 @@ from visionapps.data.fake import write_photos
 from visionapps.data.fold_leaks import fold_items
 from visionapps.data.folding import plan_folds
 from visionapps.data.folds import FoldItem, FoldPlan
+from visionapps.data.store import Photo
 from visionapps.errors import ConfigError, DataError, OutputError
 from visionapps.inference.engine import Engine
 from visionapps.inference.evaluation import evaluate_photos
@@ -220,3 +221,27 @@ def test_a_dataset_through_the_engine_is_judged_as_evaluate_judges_it(tmp_path: 
     assert np.abs(planes - 255).max() <= 4
     with pytest.raises(ConfigError, match="the engine must draw probabilities"):
         predict_photos(Engine(Network([model])), photos, None)
+
+
+@pytest.mark.parametrize(("size", "pixel"), [(None, 4.0), ((16, 16), 8.0)])
+def test_scores_lie_where_their_photo_lies(tmp_path: Path, size: tuple[int, int] | None, pixel: float):
+    rasterio = pytest.importorskip("rasterio")
+    place = rasterio.Affine(2, 0, 500000, 0, -2, 5300000)
+    with rasterio.open(tmp_path / "a.tif", "w", "GTiff", 128, 64, 3, "EPSG:32633", place, "uint8"):
+        pass
+    # Stored at half the size and cut into two blocks, of which this is the right one.
+    np.save(tmp_path / "image.npy", np.zeros((32, 64, 3), np.uint8))
+    np.save(tmp_path / "labels.npy", np.zeros((32, 64), np.uint8))
+    photos = [
+        Photo(f"a@0,{col}", f"a@0,{col}", Window(0, col, 32, 32), (1024, 0, 0), str(tmp_path / "a.tif"), str(tmp_path))
+        for col in (0, 32)
+    ]
+    plan = plan_folds(fold_items(photos, 3), 2)
+    engine = Engine(Network([model_of(0)], precision="fp32"), products=Products(("probabilities",)))
+    with OofWriter(tmp_path / "oof", labels=LABELS, plan=plan, size=size).fold(plan.folds["a@0,32"], {}) as fold:
+        predict_photos(engine, photos[1:], fold)
+    path = OofStore.open(tmp_path / "oof").path("a@0,32")
+    for file in (path, path.with_suffix(".truth.tif")):
+        with rasterio.open(file) as raster:
+            assert raster.crs.to_epsg() == 32633
+            assert tuple(raster.transform)[:6] == (pixel, 0, 500000 + 128, 0, -pixel, 5300000)

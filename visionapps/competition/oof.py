@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from visionapps.data.footprints import part_of
 from visionapps.data.images import resize_image, resize_labels
 from visionapps.errors import ConfigError, DataError, OutputError
 from visionapps.files import whole_output
@@ -306,7 +307,8 @@ class FoldWriter:
             whole = np.concatenate([as_levels(part) for part in rows], axis=1)
             rows = [np.stack([_resized(plane, self._size) for plane in whole])]
             truth = None if truth is None else resize_labels(truth, self._size)
-            shape, georef = self._size, None
+            georef = None if georef is None else part_of(georef, shape, self._size, Window(0, 0, *self._size))
+            shape = self._size
         path = self.folder / f"{name}.tif"
         source = ArraySource(np.broadcast_to(np.uint8(0), (1, *shape)), georef=georef, name=name)
         options = MapOptions(overviews=False)

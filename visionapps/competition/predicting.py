@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from visionapps.competition.oof import FoldWriter, OofStore
+from visionapps.data.footprints import georef_of
 from visionapps.data.store import Photo
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.engine import Engine, Scene
@@ -56,7 +57,7 @@ def predict_photos(
         photo = photos[key]
         whole = Window(0, 0, *photo.size)
         labels = photo.labels(whole) if truth else None
-        writer.write(photo.name, _bands(results), shape=photo.size, truth=labels)
+        writer.write(photo.name, _bands(results), shape=photo.size, truth=labels, georef=georef_of(photo))
         if progress is not None:
             progress(photo.name)
 

@@ -12,6 +12,7 @@ import numpy as np
 from visionapps.data.folding import Box
 from visionapps.data.folds import FoldItem
 from visionapps.data.images import read_header
+from visionapps.data.store import Photo
 from visionapps.structures import GeoRef
 from visionapps.windows import Window
 
@@ -50,6 +51,20 @@ def ground_boxes(items: Sequence[FoldItem]) -> dict[str, Box]:
     return found
 
 
+def georef_of(photo: Photo) -> GeoRef | None:
+    """Where an item of a dataset lies, in its own pixels; None where its file does not say.
+
+    Raises:
+        DataError: the header of its file cannot be read.
+    """
+    if Path(photo.source).suffix.lower() not in _GEOREFERENCED:
+        return None
+    header = read_header(Path(photo.source))
+    if header.georef is None:
+        return None
+    return part_of(header.georef, (header.height, header.width), _stored_size(photo), photo.window)
+
+
 def part_of(georef: GeoRef, size: tuple[int, int], stored: tuple[int, int], window: Window) -> GeoRef:
     """The frame of a window of a photo that may have been resized since.
 
@@ -64,6 +79,12 @@ def part_of(georef: GeoRef, size: tuple[int, int], stored: tuple[int, int], wind
     row, col = window.row * down, window.col * right
     corner = a * col + b * row + c, d * col + e * row + f
     return GeoRef(georef.crs, (a * right, b * down, corner[0], d * right, e * down, corner[1]))
+
+
+def _stored_size(photo: Photo) -> tuple[int, int]:
+    """(H, W) of the stored photo, of which the item may be a block."""
+    height, width = np.load(Path(photo.folder) / "image.npy", mmap_mode="r").shape[:2]
+    return int(height), int(width)
 
 
 def _of_blocks(own: Sequence[FoldItem], georef: GeoRef, size: tuple[int, int]) -> dict[str, _Placed]:
