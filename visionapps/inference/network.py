@@ -23,7 +23,6 @@ from visionapps.structures import InputSpec
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_WIDE = 16  # interleaved channels from which on torch's softmax over them is vectorised, and faster than over planes
 _MANY = 8  # interleaved channels from which on torch is slower than our own loop in turning them into planes
 # What allocators say that raise no OutOfMemoryError.
 _EXHAUSTED = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "out of memory", "_ALLOC_FAILED")
@@ -173,10 +172,10 @@ class Network:
                 logits = self._logits(member, seen)
                 if view.scale != 1:
                     logits = view.resize_back(logits.float(), height, width)
-                p, share = _probabilities(logits), weight / len(self._views)
+                share = weight / len(self._views)
+                total = _add_probabilities(total, logits, share)
                 if self._disagreement:  # half the memory, and still finer than 8 bits
-                    opinions.append((share, _turned_back(view, p).half()))
-                total = p.mul_(share) if total is None else total.add_(p, alpha=share)
+                    opinions.append((share, _turned_back(view, _add_probabilities(None, logits, 1.0)).half()))
             assert total is not None, "there is one member at least"
             mean.add_(_turned_back(view, total))
         for share, p in opinions:
@@ -200,11 +199,18 @@ class Network:
         return logits
 
 
-def _probabilities(logits: Tensor) -> Tensor:
-    """(B, K, h, w) float32 in the layout in which that takes least time."""
-    if logits.device.type == "cpu" and logits.shape[1] >= _WIDE and _interleaved(logits):
-        return logits.permute(0, 2, 3, 1).softmax(-1, dtype=torch.float32).permute(0, 3, 1, 2)
-    return planes_of(logits).softmax(1)
+def _add_probabilities(total: Tensor | None, logits: Tensor, share: float) -> Tensor:
+    """The sum of share times the softmax of (B, K, h, w) logits and a total, in which it is added: float32."""
+    if logits.device.type != "cpu" or not _interleaved(logits) or not (total is None or _interleaved(total)):
+        p = planes_of(logits).softmax(1)
+        return p.mul_(share) if total is None else total.add_(p, alpha=share)
+    from visionapps.inference.softmax_kernels import add_softmax  # numba takes a while to import
+
+    logits = logits.float()
+    total = torch.zeros_like(logits) if total is None else total
+    values, sums = (tensor.permute(0, 2, 3, 1).reshape(-1).numpy() for tensor in (logits, total))
+    add_softmax(values, np.uint64(logits.shape[1]), np.float32(share), sums)
+    return total
 
 
 def _turned_back(view: View, scores: Tensor) -> Tensor:
