@@ -206,12 +206,26 @@ def test_shares_and_levels_are_the_same_both_ways():
         ({"resolve": "vote"}, "resolve 'vote' is unknown"),
         ({"threshold": 0.3}, "unknown key 'threshold'"),
         ({"rules": {"roof": {"calibration": {"kind": "platt", "numbers": [-1, 0]}}}}, "-1.0 must be positive"),
+        ({"rules": {"roof": {"calibration": {"kind": "platt", "numbers": ["x", 1]}}}}, "must be a list of numbers"),
+        ({"rules": {"roof": {"calibration": {"kind": "platt", "numbers": "12"}}}}, "numbers '12' must be a list"),
+        ({"rules": {"roof": {"calibration": {"kind": "beta", "numbers": [1]}}}}, "calibration 'beta' is unknown"),
+        ({"rules": {"roof": {"calibration": 5}}}, "post-processing of roof: calibration 5: expected kind and numbers"),
+        ({"rules": {"roof": {"calibration": {"kind": "platt"}}}}, "expected kind and numbers, {kind: platt"),
+        ({"rules": {"roof": 0.5}}, "post-processing of roof: rule: 0.5 is no mapping; expected such as {threshold"),
+        ({"rules": {"roof": {"threshold": None}}}, "threshold None must be a share in [0, 1]"),
+        ({"resolve": "priority", "background": "ground", "order": 5}, "order 5 is no list; expected classes"),
+        ({"order": "roof"}, "order 'roof' is no list"),
     ],
 )
 def test_wrong_rules_say_what_is_wrong(data, text):
     with pytest.raises(ConfigError) as error:
         PostProcess.from_dict(data, NAMES)
     assert text in str(error.value)
+
+
+def test_an_order_that_is_left_open_is_that_of_the_labels():
+    open_ = {"resolve": "priority", "background": "ground", "order": None}
+    assert PostProcess.from_dict(open_, NAMES) == PostProcess((Rule(),) * 3, "priority", 0)
 
 
 def test_scores_of_other_classes_are_refused():

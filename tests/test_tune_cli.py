@@ -203,7 +203,7 @@ def test_rules_of_an_ensemble_that_are_not_for_its_classes_are_refused_with_the_
     spec.write_text(yaml.safe_dump(plain))
     assert main(["predict", str(spec), str(home / "photos"), "--out", str(tmp_path / "maps"), *FIXED]) == 1
     text = capsys.readouterr().err
-    assert f"{spec}: post-processing of rof: post-processing: no class 'rof'; there are roof, road, tree" in text
+    assert f"{spec}: post-processing: no class 'rof'; there are roof, road, tree" in text
     for wrong, message in (
         ([1], "postprocess .1.: expected rules, "),
         ("gone.yaml", "gone.yaml: cannot be read"),

@@ -69,7 +69,19 @@ class Calibration:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Calibration":
-        return cls(data["kind"], tuple(data["numbers"]))
+        """A calibration from plain data.
+
+        Raises:
+            ConfigError: a key is missing or unknown, or a value is none of a calibration.
+        """
+        if not isinstance(data, Mapping) or set(data) != {"kind", "numbers"}:
+            raise ConfigError(f"calibration {data!r}: expected kind and numbers, {{kind: platt, numbers: [1, 0]}}")
+        kind, numbers = data["kind"], data["numbers"]
+        if kind not in get_args(Kind):
+            raise ConfigError(f"calibration {kind!r} is unknown; give temperature, platt or isotonic")
+        if not isinstance(numbers, list) or any(isinstance(n, bool) or not isinstance(n, int | float) for n in numbers):
+            raise ConfigError(f"calibration {kind}: numbers {numbers!r} must be a list of numbers")
+        return cls(kind, tuple(numbers))
 
 
 def histograms(scores: NDArray[np.uint8], truth: NDArray[np.uint8], *, ignore: int = 255) -> NDArray[np.int64]:

@@ -52,7 +52,8 @@ class Rule:
     def __post_init__(self) -> None:
         for name in ("threshold", "bottom"):
             value = getattr(self, name)
-            if value is not None and not (_is_number(value) and 0 <= value <= 1):
+            absent = value is None and name == "bottom"
+            if not absent and not (_is_number(value) and 0 <= value <= 1):
                 raise ConfigError(f"rule: {name} {value!r} must be a share in [0, 1]")
         if self.bottom is not None and self.bottom > self.threshold:
             raise ConfigError(f"rule: bottom {self.bottom} must not be above threshold {self.threshold}")
@@ -93,6 +94,8 @@ class Rule:
         Raises:
             ConfigError: a key or a value is none of a rule.
         """
+        if not isinstance(data, Mapping):
+            raise ConfigError(f"rule: {data!r} is no mapping; expected such as {{threshold: 0.4, min_area: 9}}")
         known = [f.name for f in fields(cls)]
         for key in data:
             if key not in known:
@@ -268,16 +271,19 @@ class PostProcess:
 
         rules = [Rule()] * len(names)
         for name, rule in data.get("rules", {}).items():
+            place = label(name)
             try:
-                rules[label(name)] = Rule.from_dict(rule)
-            except (ConfigError, TypeError, KeyError, AttributeError) as error:
+                rules[place] = Rule.from_dict(rule)
+            except ConfigError as error:
                 raise ConfigError(f"post-processing of {name}: {error}") from error
-        background = data.get("background")
+        background, order = data.get("background"), data.get("order") or []
+        if not isinstance(order, list):
+            raise ConfigError(f"post-processing: order {order!r} is no list; expected classes, the first wins: [a, b]")
         return cls(
             tuple(rules),
             data.get("resolve", "argmax"),
             None if background is None else label(background),
-            tuple(label(name) for name in data.get("order", ())),
+            tuple(label(name) for name in order),
         )
 
 
