@@ -10,8 +10,8 @@ from visionapps.cli.main import main
 from visionapps.errors import DataError
 from visionapps.inference.dialects import KAGGLE, Dialect
 from visionapps.inference.file_dialects import PNG, PNG_BINARY
-from visionapps.inference.file_submission import write_files
-from visionapps.inference.submission import mask_files, read_masks, write_submission
+from visionapps.inference.file_submission import verify_files, write_files
+from visionapps.inference.submission import mask_files, read_masks, verify, write_submission
 from visionapps.inference.void_masks import VoidCheck
 
 SHAPE = np.array([[0, 1, 1], [0, 0, 1]], bool)
@@ -89,10 +89,23 @@ def test_masks_taller_than_one_look_are_looked_at_to_their_end():
     assert (check.masks, check.void_only) == (2, 1)
 
 
+@pytest.mark.parametrize("dialect", [KAGGLE, PNG, PNG_BINARY], ids=["rows", "index files", "binary files"])
+def test_an_empty_submission_is_not_verified_against_masks_of_0_and_255(tmp_path, dialect):
+    rows = isinstance(dialect, Dialect)
+    empty = [("a", EMPTY), ("b", EMPTY)]
+    (write_submission if rows else write_files)(empty, tmp_path / "out", dialect=dialect)
+    with pytest.raises(DataError, match="out: no mask holds foreground: 1 of 2 hold only background and 255"):
+        (verify if rows else verify_files)(tmp_path / "out", dialect, masks=[("a", HALF), ("b", EMPTY)])
+    found = (verify if rows else verify_files)(tmp_path / "out", dialect, masks=[("a", LABELLED), ("b", WHOLE)])
+    assert (found.void_only, found.compared) == (1, 2)
+
+
 def test_the_verb_warns_of_masks_that_lose_all_they_hold(tmp_path, capsys):
     (tmp_path / "masks").mkdir()
     for name, mask in (("a", HALF), ("b", LABELLED)):
         Image.fromarray(mask).save(tmp_path / "masks" / f"{name}.png")
     for name in ("kaggle", "png"):
         assert main(["submit", str(tmp_path / "masks"), "--out", str(tmp_path / name), "--dialect", name]) == 0
+        assert "warning: 1 of 2 masks hold only background and 255, which means void" in capsys.readouterr().err
+        assert main(["submit", str(tmp_path / "masks"), "--verify", str(tmp_path / name), "--dialect", name]) == 0
         assert "warning: 1 of 2 masks hold only background and 255, which means void" in capsys.readouterr().err

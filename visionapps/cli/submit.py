@@ -135,12 +135,6 @@ def _write(options: argparse.Namespace, dialect: "Dialect | FileDialect") -> int
 
         report = write_files(masks, options.out, dialect=dialect, **known)
     _show(options.out, report)
-    if report.void_only:
-        print(
-            f"warning: {report.void_only} of {report.compared} masks hold only background and 255, which means void "
-            "and is written as no object; if it means one there, map it to its label first",
-            file=sys.stderr,
-        )
     return 0
 
 
@@ -185,6 +179,12 @@ def _show(path: Path, report: "Report") -> None:
     print(render(headers, [[path, report.rows, report.images, report.labels, report.filled, verdict]]))
     if report.left_out:
         print(f"{report.left_out} masks were left out: the sample does not ask for them", file=sys.stderr)
+    if report.void_only:
+        print(
+            f"warning: {report.void_only} of {report.compared} masks hold only background and 255, which means void "
+            "and is written as no object; if it means one there, map it to its label first",
+            file=sys.stderr,
+        )
 
 
 def _titles(text: str) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from visionapps.inference.file_dialects import FileDialect
 from visionapps.inference.file_planes import Plane, decode_plane, planes_of, read_sample_files, remember, size_of
 from visionapps.inference.submission_check import NamedMask, Report, some
 from visionapps.inference.submission_rows import Places
+from visionapps.inference.void_masks import VoidCheck
 
 
 def verify_files(
@@ -40,7 +41,8 @@ def verify_files(
             are passed over, as in writing.
 
     Raises:
-        DataError: the archive or the sample cannot be read, or a mask is unusable.
+        DataError: the archive or the sample cannot be read, a mask is unusable, or all are of 0 and 255 and mean
+            nothing here.
     """
     wanted = None if sample is None else read_sample_files(sample, dialect, classes=classes)
     check = _Check(
@@ -54,7 +56,7 @@ def verify_files(
         except DataError as error:
             check.problems.append(str(error))
     check.names(None if wanted is None else wanted.names, sizes)
-    compared = left_out = 0
+    left_out, voids = 0, VoidCheck.of_files(check.written, dialect.foreground)
     asked = None if wanted is None else frozenset(dialect.split(name)[0] for name in wanted.names)
     for name, mask in masks:
         if asked is not None and dialect.image_of(name) not in asked:
@@ -62,16 +64,18 @@ def verify_files(
             continue
         for file, plane in planes_of(name, mask, dialect=dialect, written=check.written, classes=classes):
             check.compare(file, remember(plane))
-        compared += 1
+        voids.add(mask)
+    voids.refuse(path)
     planes = list(check.planes.values())
     return Report(
         rows=len(check.found),
         images=len(check.images),
         labels=len(check.written) if dialect.per_class else 1,
         filled=sum(plane.filled for plane in planes),
-        compared=compared,
+        compared=voids.masks,
         left_out=left_out,
         problems=tuple(check.problems),
+        void_only=voids.void_only,
     )
 
 

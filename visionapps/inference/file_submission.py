@@ -111,8 +111,7 @@ class _Tally:
     planes: dict[str, Plane] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        index = self.dialect.foreground is None  # where 0 is a label like any other, and says nothing
-        self.voids = VoidCheck([label for label in self.written if label or not index])
+        self.voids = VoidCheck.of_files(self.written, self.dialect.foreground)
 
     @property
     def per_image(self) -> int:

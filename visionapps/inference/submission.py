@@ -3,7 +3,7 @@
 import csv
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -259,5 +259,4 @@ def _read_back(path: Path, temporary: Path, *, tally: _Tally) -> Report:
                 f"{path}: image {image} does not read back as its mask; a real row may equal the empty text "
                 f"{tally.dialect.empty!r}; choose another, or try another disk"
             )
-    report = count_rows(rows, tally.dialect, written=tally.written, compared=len(tally.images), left_out=tally.left_out)
-    return replace(report, void_only=tally.voids.void_only)
+    return count_rows(rows, tally.dialect, written=tally.written, voids=tally.voids, left_out=tally.left_out)

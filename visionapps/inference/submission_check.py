@@ -21,6 +21,7 @@ from visionapps.inference.submission_rows import (
     row_runs,
     to_places,
 )
+from visionapps.inference.void_masks import VoidCheck
 from visionapps.masks import check_runs, merge_runs
 
 _SHOWN = 5  # ids that a message lists
@@ -61,13 +62,12 @@ def verify(
         dialect: its rules.
         classes: labels of the model, the background included; None: as the dialect says, or as the file has them.
         sample: the competition's sample_submission.csv, for ids, order, and sizes where its rows tell them.
-        sizes: (H, W) of the test images by id: others must not have rows, and each of these must, unless the dialect
-            skips what is absent.
+        sizes: (H, W) of the test images by id: others must not have rows; these must, unless the absent is skipped.
         masks: file name (without suffix) and label map of images to compare with; also tells sizes that the dialect
             leaves open. Those that the sample does not name are passed over, as in writing.
 
     Raises:
-        DataError: a file is missing or is no CSV, or a mask is unusable.
+        DataError: a file is missing or is no CSV, a mask is unusable, or all are of 0 and 255 and mean nothing here.
         ConfigError: the sample is of another dialect.
     """
     problems: list[str] = []
@@ -90,7 +90,7 @@ def verify(
     of_image = by_image(usable)
     overlaps = {image: found for image, own in of_image.items() if (found := _overlap(image, own, dialect))}
     problems += overlaps.values()
-    compared = left_out = 0
+    left_out, voids = 0, VoidCheck(written)
     asked = None if wanted is None else images_of(wanted.keys, dialect)
     for name, mask in masks:
         image = dialect.image_of(name)
@@ -100,8 +100,9 @@ def verify(
         places = to_places(name, mask, dialect=dialect, written=written, classes=classes)
         own = [] if image in overlaps else of_image.get(image, [])
         problems += _differences(places, own, image=image, dialect=dialect, written=written)
-        compared += 1
-    return count_rows(rows, dialect, written=written, compared=compared, left_out=left_out, problems=problems)
+        voids.add(mask)
+    voids.refuse(path)
+    return count_rows(rows, dialect, written=written, voids=voids, left_out=left_out, problems=problems)
 
 
 def _written(rows: Sequence[Row], dialect: Dialect, *, classes: int | None) -> tuple[int, ...]:
@@ -267,19 +268,20 @@ def count_rows(
     dialect: Dialect,
     *,
     written: Sequence[int],
-    compared: int = 0,
+    voids: VoidCheck,
     left_out: int = 0,
     problems: Sequence[str] = (),
 ) -> Report:
-    """What a list of rows holds."""
+    """What a list of rows holds, and the masks that were compared with it."""
     return Report(
         rows=len(rows),
         images=len({row.image for row in rows}),
         labels=len(written) if dialect.per_class else 1,
         filled=sum(bool(row.text) for row in rows),
-        compared=compared,
+        compared=voids.masks,
         left_out=left_out,
         problems=tuple(problems),
+        void_only=voids.void_only,
     )
 
 

@@ -1,6 +1,6 @@
 """Masks of 0 and 255 read where 255 means void: they would become a valid result without a pixel of foreground."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,11 @@ class VoidCheck:
 
     def __post_init__(self) -> None:
         self._blank = [label for label in (0, IGNORE) if label not in self.foreground]
+
+    @classmethod
+    def of_files(cls, written: Iterable[int], foreground: int | None) -> "VoidCheck":
+        """That of a dialect of files: in index masks (no foreground) 0 is a label like any other, and tells nothing."""
+        return cls([label for label in written if label or foreground is not None])
 
     def add(self, mask: NDArray[Any]) -> None:
         """Look at one (H, W) label map."""
