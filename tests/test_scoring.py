@@ -250,7 +250,47 @@ def test_rows_that_a_dialect_leaves_out_are_empty(tmp_path):
     (tmp_path / "t.csv").write_text("Id,Rle\na_1,1 4\nb_2,1 4\n")
     (tmp_path / "s.csv").write_text("Id,Rle\na_1,1 4\nb_4,1 4\n")
     found = score_submission(tmp_path / "s.csv", tmp_path / "t.csv", dialect=dialect, metric="dice_per_image")
-    assert (found.boards[0].rows, found.boards[0].score) == (3, pytest.approx(1 / 3))
+    # Two images of three classes: b_2 and b_4 are wrong, neither side has a_2, a_4 and b_1.
+    assert (found.boards[0].rows, found.boards[0].score) == (6, pytest.approx(4 / 6))
+    assert found.same_order
+    assert found.only_named
+    true = np.zeros((2, 4), np.uint8)
+    folder = save(tmp_path / "masks", a=np.uint8([[1] * 4, [0] * 4]), b=np.uint8([[2] * 4, [0] * 4]), c=true)
+    found = score_submission(tmp_path / "s.csv", folder, dialect=replace(dialect, resize=None), metric="dice_per_image")
+    assert (found.boards[0].rows, found.boards[0].score) == (9, pytest.approx(7 / 9))  # c was not named
+    assert not found.only_named
+    (tmp_path / "s.csv").write_text("Id,Rle\na_1,1 4\nd_4,1 4\n")
+    with pytest.raises(DataError) as caught:
+        score_submission(tmp_path / "s.csv", folder, dialect=replace(dialect, resize=None), metric="dice_per_image")
+    assert f"1 images are not in {folder}: d" in str(caught.value)
+
+
+def test_a_class_that_only_the_prediction_has_counts_where_its_image_does(tmp_path):
+    dialect = Dialect(order="row", row_id="{id}_{class}", header=("Id", "Rle"), labels=(1, 2), absent="skip")
+    files = tmp_path / "s.csv", tmp_path / "t.csv"
+    files[0].write_text("Id,Rle\nb_1,1 4\na_1,1 4\na_2,9 4\n")
+    files[1].write_text("Id,Rle,Usage\na_1,1 4,Public\nb_1,1 4,Private\n")
+    found = score_submission(*files, dialect=dialect, metric="dice_per_image")
+    assert [(board.name, board.rows, board.score) for board in found.boards] == [
+        ("all", 4, 0.75),
+        ("Public", 2, 0.5),
+        ("Private", 2, 1),
+    ]
+    assert not found.same_order
+    files[0].write_text("Id,Rle\na_1,1 4\na_2,9 4\nb_1,1 4\n")
+    assert score_submission(*files, dialect=dialect, metric="dice_per_image").same_order  # of the rows that both have
+    for text, message in (
+        (
+            "b_2,1 4,Public\n",
+            "t.csv: image b has rows of Private and of Public and does not tell which leaderboard label 3",
+        ),
+        ("b_2,,Private\n", "t.csv: it has no row of image c and does not tell which leaderboard label 1 of it"),
+    ):
+        files[0].write_text("Id,Rle\na_1,1 4\nc_2,9 4\nb_1,1 4\n")
+        files[1].write_text("Id,Rle,Usage\na_1,1 4,Public\nb_1,5 4,Private\n" + text)
+        with pytest.raises(DataError) as caught:
+            score_submission(*files, dialect=replace(dialect, labels=(1, 2, 3)), metric="dice_per_image")
+        assert message in str(caught.value)
 
 
 GOOD = "ImageId,EncodedPixels\na_1,1 4\na_2,5 2\na_4,\n"

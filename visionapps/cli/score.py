@@ -163,7 +163,8 @@ def _show(found: "SubmissionScore", *, per_class: bool) -> None:
     print(render(["leaderboard", found.metric.name, "95 % of such sets", "rows"], rows))
     told = ", ".join(f"{key} {value}" for key, value in _rules(found).items())
     order = "" if found.same_order else "; rows stand in another order than in the truth and were matched by id"
-    print(f"\n{found.images} images, {len(found.labels)} classes; {told}{order}")
+    named = "; images that neither file names are not known and count nowhere" if found.only_named else ""
+    print(f"\n{found.images} images, {len(found.labels)} classes; {told}{order}{named}")
 
 
 def _rules(found: "SubmissionScore") -> dict[str, Any]:

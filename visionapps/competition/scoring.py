@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from visionapps.competition.scoring_rows import USAGE, Cell, RowSet, Size, match_rows, pieces, read_folder, read_rows
+from visionapps.competition.scoring_rows import (
+    USAGE,
+    Cell,
+    RowSet,
+    Size,
+    match_rows,
+    pieces,
+    read_folder,
+    read_rows,
+    usage_of,
+)
 from visionapps.errors import ConfigError, DataError
 from visionapps.inference.dialects import Dialect
 from visionapps.masks import decode
@@ -65,7 +75,8 @@ class SubmissionScore:
         images: N.
         true_images: (K,) images that have the class.
         predicted_images: (K,) images in which it is predicted.
-        same_order: whether the rows stand in the order of the truth.
+        same_order: whether the rows that both have stand in the order of the truth.
+        only_named: whether images without any row are unknown, as the dialect leaves out what is empty.
     """
 
     metric: CompetitionMetric
@@ -75,6 +86,7 @@ class SubmissionScore:
     true_images: NDArray[np.int64]
     predicted_images: NDArray[np.int64]
     same_order: bool
+    only_named: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -115,8 +127,10 @@ def score_submission(
     true = read_folder(truth, dialect, classes=classes) if truth.is_dir() else read_rows(truth, dialect, usage=usage)
     predicted = read_rows(submission, dialect, sizes=true.sizes)
     same_order = match_rows(predicted, true, dialect)
-    cells = list(dict.fromkeys([*true.runs, *predicted.runs]))  # of the dialect that leaves out rows: the union
+    cells = list(dict.fromkeys([*true.runs, *predicted.runs]))
     labels = _labels(cells, dialect, classes, true)
+    if dialect.absent == "skip":  # what has no row is empty
+        cells = [(image, label) for image in dict.fromkeys(image for image, _ in cells) for label in labels]
     built = _metric(metric, labels)
     parts = _parts(built, cells, predicted, true, dialect)
     images = list(dict.fromkeys(image for image, _ in cells))
@@ -124,7 +138,7 @@ def score_submission(
     table = np.zeros((len(images), built.classes, *parts.shape[1:]), parts.dtype)
     table[at] = parts
     boards = []
-    for name, chosen in _groups(cells, true.usage):
+    for name, chosen in _groups(cells, usage_of(cells, true)):
         there = np.zeros((len(images), built.classes), bool)
         there[at[0][chosen], at[1][chosen]] = True
         boards.append(_board(name, built, table, there))
@@ -136,6 +150,7 @@ def score_submission(
         true_images=_occurrences(cells, true, built.classes),
         predicted_images=_occurrences(cells, predicted, built.classes),
         same_order=same_order,
+        only_named=dialect.absent == "skip" and not truth.is_dir(),
     )
 
 

@@ -216,7 +216,7 @@ def pieces(runs: Runs, size: Size, dialect: Dialect, neighbours: Literal[4, 8]) 
 
 
 def match_rows(prediction: RowSet, truth: RowSet, dialect: Dialect) -> bool:
-    """Check that both sides have the same rows, of the same sizes. Returns whether they have the same order.
+    """Check that both sides have the same rows, of the same sizes. Returns whether those of both have the same order.
 
     Raises:
         DataError: rows are missing or superfluous, or sizes differ; the message names some.
@@ -228,6 +228,9 @@ def match_rows(prediction: RowSet, truth: RowSet, dialect: Dialect) -> bool:
         problems.append(f"{len(missing)} of {len(truth.runs)} rows are missing: {_some(missing)}")
     if extra and dialect.absent == "row":
         problems.append(f"{len(extra)} rows are not in {truth.source}: {_some(extra)}")
+    strange = [image for image in prediction.images if image not in truth.sizes] if not truth.ascending else []
+    if strange and dialect.absent == "skip":  # a folder has all images that there are
+        problems.append(f"{len(strange)} images are not in {truth.source}: {_some(strange)}")
     for image, size in prediction.sizes.items():
         if truth.sizes.get(image, size) != size:
             problems.append(f"image {image} has the size {size}, but {truth.sizes[image]} in {truth.source}")
@@ -237,7 +240,35 @@ def match_rows(prediction: RowSet, truth: RowSet, dialect: Dialect) -> bool:
                 f"image {image}: its counts add up to {pixels} pixels, but to {truth.pixels[image]} in {truth.source}"
             )
     _refuse(prediction.source, problems)
-    return not truth.ascending or list(prediction.runs) == list(truth.runs)
+    ours, theirs = ([cell for cell in a.runs if cell in b.runs] for a, b in ((prediction, truth), (truth, prediction)))
+    return not truth.ascending or ours == theirs
+
+
+def usage_of(cells: Sequence[Cell], truth: RowSet) -> dict[Cell, str]:
+    """What each cell is for, if the truth tells it; a cell without a row is for what the rows of its image are for.
+
+    Raises:
+        DataError: the truth does not tell it of an image.
+    """
+    if not truth.usage:
+        return {}
+    of_image: dict[str, set[str]] = {}
+    for (image, _), part in truth.usage.items():
+        of_image.setdefault(image, set()).add(part)
+    found = dict(truth.usage)
+    for cell in cells:
+        if cell in found:
+            continue
+        image, label = cell
+        parts = sorted(of_image.get(image, ()))
+        if len(parts) != 1:
+            why = f"image {image} has rows of {' and of '.join(parts)}" if parts else f"it has no row of image {image}"
+            raise DataError(
+                f"{truth.source}: {why} and does not tell which leaderboard label {label} of it counts for; give it a "
+                "row there"
+            )
+        found[cell] = parts[0]
+    return found
 
 
 def _refuse(path: Path, problems: Sequence[str]) -> None:
