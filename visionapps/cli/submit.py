@@ -43,7 +43,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--sample", type=Path, metavar="FILE", help="sample_submission.csv: all its ids, in its order, no others"
     )
     parser.add_argument(
-        "--images", type=Path, metavar="FOLDER", help="the test images: each has its rows, and masks are of their size"
+        "--images",
+        type=Path,
+        metavar="FOLDER",
+        help="the test images: they and no others are submitted, and masks are of their size",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace what is there, but no foreign file of a folder"
