@@ -259,6 +259,10 @@ def test_what_does_not_fit_is_refused():
         Tuner(store, build_metric("dice_per_image", 4), Tuning())
     with pytest.raises(ConfigError, match="erosion unknown; choose from threshold, triplet"):
         Tuning(("erosion",))
+    with pytest.raises(ConfigError, match="seed -1: must be a whole number from 0 on"):
+        Tuning(seed=-1)
+    with pytest.raises(ConfigError, match="seed -1: must be a whole number from 0 on"):
+        Tuning(seed=-1)
     with pytest.raises(ConfigError, match="needs at least two"):
         tune_nested(Tuner(made(1, 3), build_metric("dice_per_image", 3), Tuning()))
     store.masks["p001"] = store.masks["p001"][1:]

@@ -178,6 +178,10 @@ def test_fewer_photos_are_drawn_evenly_from_the_folds(stores):
         fit_weights(stores, metric, memory=each - 1)
     with pytest.raises(ConfigError, match="method 'hill' is unknown; choose from best, equal"):
         fit_weights(stores, metric, method="hill")
+    with pytest.raises(ConfigError, match="seed -1: must be a whole number from 0 on"):
+        fit_weights(stores, metric, seed=-1)
+    with pytest.raises(ConfigError, match="seed -1: must be a whole number from 0 on"):
+        fit_weights(stores, metric, seed=-1)
     alone = fit_weights(stores[:1], metric)
     assert (alone.weights, alone.method) == ((1.0,), "equal")
 

@@ -70,6 +70,10 @@ class Tuning:
             raise ConfigError(f"rules: {', '.join(unknown)} unknown; choose from {', '.join(RULES)}")
         if not self.rules and self.calibration is None:
             raise ConfigError(f"rules: nothing to tune; choose from {', '.join(RULES)}, or a calibration")
+        if self.seed < 0:
+            raise ConfigError(f"seed {self.seed}: must be a whole number from 0 on")
+        if self.seed < 0:
+            raise ConfigError(f"seed {self.seed}: must be a whole number from 0 on")
 
     @property
     def bottoms(self) -> tuple[int, ...]:

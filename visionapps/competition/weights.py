@@ -133,6 +133,10 @@ def fit_weights(
         raise ConfigError(f"weights: method {method!r} is unknown; choose from {', '.join(get_args(Method))}")
     if most is not None and most < 1:
         raise ConfigError(f"weights: {most} photos; at least 1 is needed")
+    if seed < 0:
+        raise ConfigError(f"weights: seed {seed}: must be a whole number from 0 on")
+    if seed < 0:
+        raise ConfigError(f"weights: seed {seed}: must be a whole number from 0 on")
     names = _chosen(stores, most, total_memory() // 8 if memory is None else memory, seed)
     judge = _Judge(stores, names, metric, seed)
     every = np.ones(len(names), bool)
