@@ -128,8 +128,10 @@ def make_finish(bundle: "Bundle", options: argparse.Namespace, extras: tuple[str
     if given == "none" or (given is None and stored is None):
         return None
     from visionapps.competition.finishing import Finishing, read_rules, rules_of
+    from visionapps.competition.postprocess import PostProcess
     from visionapps.inference.products import Products
 
+    process: PostProcess | None
     if given is not None:
         process = read_rules(Path(given), bundle.labels)
     elif ensemble is not None:
