@@ -60,6 +60,7 @@ def write_config(path: Path, data: Path, model: dict) -> Path:
                     "enable_progress_bar": False,
                     "enable_model_summary": False,
                     "check_val_every_n_epoch": 2,
+                    "log_every_n_steps": 8,
                 },
                 "model": {
                     "class_path": "visionapps.training.segmentation.SegmentationTask",
