@@ -196,6 +196,25 @@ def test_pixels_that_touch_at_a_corner_are_one_object_or_two():
         assert pairs.predicted.tolist() == pairs.true.tolist() == list(range(len(objects)))
 
 
+def test_a_mask_as_one_object_is_the_score_of_the_salt_competition():
+    truth, prediction = np.zeros((2, 10, 10), np.uint8)
+    truth[0, :8] = truth[9, 9] = 1  # two pieces
+    prediction[0, :7] = 1
+    empty = np.zeros((10, 10), np.uint8)
+    metric = build_metric({"name": "map_per_image", "exclude": [0], "objects": "whole"}, 2)
+    # IoU 7/9 = 0.78 lies above six of the ten thresholds; nothing for nothing is right, and anything for nothing wrong.
+    pairs = [(prediction, truth), (empty, empty), (prediction, empty), (empty, truth)]
+    scores = [metric.score(metric.count(*pair)) for pair in pairs]
+    assert scores == pytest.approx([0.6, 1, 0, 0])
+    assert metric.to_dict() == {"name": "map_per_image", "exclude": [0], "objects": "whole"}
+
+
+def test_one_threshold_is_as_good_as_a_list_of_one():
+    spec = {"name": "map_per_image", "thresholds": 0.5}
+    assert build_metric(spec, 2).measure.thresholds == (0.5,)
+    assert build_metric(spec, 2).to_dict()["thresholds"] == [0.5]
+
+
 def test_below_a_half_the_pairing_with_the_most_hits_counts():
     # The first prediction fits both objects, the second only the first: greedily by IoU there would be one hit.
     pairs = ObjectPairs(*np.array([[0, 0, 1], [0, 1, 0], [45, 40, 30]]), np.array([90, 60]), np.array([80, 60]))
@@ -363,6 +382,7 @@ def test_options_of_a_measure_survive_being_plain():
         ({"name": "dice_global", "exclude": [3]}, "excludes label 3, but the 3 labels begin with 0"),
         ({"name": "dice_global", "exclude": [0, 1, 2]}, "all 3 classes are excluded"),
         ({"name": "dice_global", "exclude": "sky"}, "exclude 'sky' is no class; give labels"),
+        ({"name": "map_global", "objects": "rows"}, "objects 'rows' is unknown; give components or whole"),
         ({"name": "map_global", "thresholds": [50]}, "thresholds (50,) must be numbers between 0 and 1"),
         ({"name": "map_global", "formula": "ap"}, "formula 'ap' is unknown"),
         ({"name": "map_global", "connectivity": 6}, "connectivity 6 must be 4 or 8"),

@@ -197,6 +197,17 @@ def test_objects_of_true_masks_are_cut_as_the_dialect_cuts_them(tmp_path, neighb
     assert scores == ([1, 0] if neighbours == 4 else [0, 1])
 
 
+@pytest.mark.parametrize("instances", [0, 8])
+def test_a_mask_as_one_object_needs_no_size(tmp_path, instances):
+    (tmp_path / "t.csv").write_text("ImageId,EncodedPixels\na,1 8 100 1\nb,\n")
+    rows = "a,1 3\na,4 4\n" if instances else "a,1 7\n"
+    (tmp_path / "s.csv").write_text("ImageId,EncodedPixels\n" + rows + "b,\n")
+    spec = {"name": "map_per_image", "objects": "whole"}
+    dialect = Dialect(order="column", instances=instances)
+    found = score_submission(tmp_path / "s.csv", tmp_path / "t.csv", dialect=dialect, metric=spec)
+    assert found.boards[0].score == pytest.approx((0.6 + 1) / 2)
+
+
 @pytest.mark.parametrize("encoding", ["coco", "coco_zlib"])
 def test_counts_of_a_mask_of_another_size_are_refused(tmp_path, encoding):
     dialect = Dialect(order="column", encoding=encoding)

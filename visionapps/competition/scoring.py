@@ -197,6 +197,10 @@ def _parts(
     for i, ((image, _), ours, theirs) in enumerate(zip(cells, *sides, strict=True)):
         if not ours and not theirs:
             continue
+        if isinstance(measure, ObjectPrecision) and measure.objects == "whole":
+            ours, theirs = ([union(own)] if own else [] for own in (ours, theirs))
+            parts[i] = measure.of_pairs(object_run_pairs(ours, theirs))
+            continue
         if isinstance(measure, ObjectPrecision) and dialect.instances:
             parts[i] = measure.of_pairs(object_run_pairs(ours, theirs))
             continue

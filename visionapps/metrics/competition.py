@@ -248,8 +248,8 @@ def build_metric(spec: str | Mapping[str, Any], labels: int | Sequence[str]) -> 
 
     Args:
         spec: "dice_per_image", or {"name": "dice_per_image", "empty": "one", "exclude": [0]}. Options of all are
-            exclude (labels or names of classes), empty and mean; of map thresholds, formula and connectivity; of
-            boundary_iou distance, of surface_dice tolerance_px.
+            exclude (labels or names of classes), empty and mean; of map thresholds, formula, connectivity
+            and objects; of boundary_iou distance, of surface_dice tolerance_px.
         labels: the names of the K classes, or K.
 
     Raises:

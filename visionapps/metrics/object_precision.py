@@ -1,4 +1,4 @@
-"""Precision of objects over thresholds of IoU, where objects are connected components: the Data Science Bowl's score.
+"""Precision of objects over thresholds of IoU, where objects are pieces of masks: the Data Science Bowl's score.
 
 Shapes: K classes, T thresholds, N predicted and M true objects, P pairs that share pixels.
 """
@@ -14,6 +14,7 @@ from visionapps.metrics.measures import Mask, Parts, class_crops, share
 
 Int64s = NDArray[np.int64]
 Formula = Literal["jaccard", "precision", "f1", "f2", "coco"]
+Objects = Literal["components", "whole"]
 # COCO's ten, each the double nearest to its decimal text.
 THRESHOLDS = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 _RECALLS = np.linspace(0, 1, 101)  # where COCO looks at a curve
@@ -37,13 +38,15 @@ class ObjectPrecision:
     lies above the threshold; of all pairings the one with the most hits counts. From 0.5 on there is only one.
 
     Attributes:
-        thresholds: of IoU, each in (0, 1).
-        formula: of hits TP, invented FP and missed FN: "jaccard" TP / (TP + FP + FN) (Data Science Bowl 2018, TGS),
+        thresholds: of IoU, each in (0, 1); one or several.
+        formula: of hits TP, invented FP and missed FN: "jaccard" TP / (TP + FP + FN) (Data Science Bowl 2018),
             "precision" TP / (TP + FP), "f1", "f2" with recall weighted twice (Airbus ships), or "coco", the average
             precision of objects that all have the same confidence: then their order cannot matter, the curve has
             one step, and AP is the precision times the share of the 101 recalls that are reached. COCO's hits need an
             IoU of at least the threshold.
         connectivity: 8 joins pixels that touch at a corner, 4 does not.
+        objects: "components", each connected piece of a class, or "whole", all of a class in an image as one object
+            (TGS salt).
 
     Source: Caicedo et al. 2019, Nucleus segmentation across imaging experiments; Lin et al. 2014, Microsoft COCO.
     """
@@ -51,8 +54,11 @@ class ObjectPrecision:
     thresholds: tuple[float, ...] = THRESHOLDS
     formula: Formula = "jaccard"
     connectivity: Literal[4, 8] = 8
+    objects: Objects = "components"
 
     def __post_init__(self) -> None:
+        if isinstance(self.thresholds, float):  # YAML brings one as it is
+            object.__setattr__(self, "thresholds", (self.thresholds,))
         good = isinstance(self.thresholds, tuple) and len(self.thresholds) > 0
         if not good or not all(isinstance(t, float) and 0 < t < 1 for t in self.thresholds):
             raise ConfigError(f"metric map: thresholds {self.thresholds!r} must be numbers between 0 and 1")
@@ -60,6 +66,8 @@ class ObjectPrecision:
             raise ConfigError(f"metric map: formula {self.formula!r} is unknown; give {' or '.join(get_args(Formula))}")
         if self.connectivity not in (4, 8):
             raise ConfigError(f"metric map: connectivity {self.connectivity!r} must be 4 or 8")
+        if self.objects not in get_args(Objects):
+            raise ConfigError(f"metric map: objects {self.objects!r} is unknown; give {' or '.join(get_args(Objects))}")
 
     @property
     def name(self) -> str:
@@ -70,7 +78,9 @@ class ObjectPrecision:
         """(K, T, 3) int64; see ``Measure``."""
         found = np.zeros((classes, len(self.thresholds), 3), np.int64)
         for k, predicted, true in class_crops(prediction, truth, classes):
-            found[k] = self.of_pairs(object_pairs(predicted, true, connectivity=self.connectivity))
+            whole = self.objects == "whole"
+            pairs = whole_pairs(predicted, true) if whole else object_pairs(predicted, true, self.connectivity)
+            found[k] = self.of_pairs(pairs)
         return found
 
     def of_pairs(self, pairs: ObjectPairs) -> NDArray[np.int64]:
@@ -100,7 +110,15 @@ class ObjectPrecision:
         return mean
 
 
-def object_pairs(predicted: Mask, true: Mask, *, connectivity: int = 8) -> ObjectPairs:
+def whole_pairs(predicted: Mask, true: Mask) -> ObjectPairs:
+    """Two (H, W) masks as one object each; none where a mask is empty."""
+    sizes = [np.array([count] if (count := np.count_nonzero(mask)) else [], np.int64) for mask in (predicted, true)]
+    both = np.count_nonzero(predicted & true)
+    meet = np.zeros(min(both, 1), np.int64)
+    return ObjectPairs(meet, meet, np.full(len(meet), both), *sizes)
+
+
+def object_pairs(predicted: Mask, true: Mask, connectivity: int = 8) -> ObjectPairs:
     """The connected objects of two (H, W) masks, and which of them meet."""
     from scipy import ndimage
 
