@@ -256,6 +256,43 @@ def test_a_run_too_far_away_to_be_counted_is_refused_where_no_size_is_known(tmp_
     assert "s.csv: b: has a run that ends farther away than in any image" in str(caught.value)
 
 
+def test_a_file_without_rows_and_a_column_that_is_not_there_are_told(tmp_path):
+    empty, file = tmp_path / "empty.csv", tmp_path / "t.csv"
+    empty.write_text("ImageId,EncodedPixels\n")
+    file.write_text("ImageId,EncodedPixels\na,1 4\n")
+    dialect = load_dialect("kaggle")
+    for submission, truth in ((empty, file), (file, empty), (empty, empty)):
+        with pytest.raises(DataError) as caught:
+            score_submission(submission, truth, dialect=dialect, metric="dice_per_image")
+        assert str(caught.value) == f"{empty}: holds a header and no row; give a file with rows"
+    skip = replace(dialect, absent="skip")  # there a submission may say that nothing is anywhere
+    assert score_submission(empty, file, dialect=skip, metric="dice_per_image").boards[0].score == 0
+    with pytest.raises(DataError) as caught:
+        score_submission(file, empty, dialect=skip, metric="dice_per_image")
+    assert "empty.csv: holds a header and no row" in str(caught.value)
+    for truth, there in ((file, "its columns are ImageId, EncodedPixels"), (save(tmp_path / "m"), "it is a folder")):
+        with pytest.raises(DataError) as caught:
+            score_submission(file, truth, dialect=dialect, metric="dice_per_image", usage="Split")
+        assert f"{truth}: has no column 'Split'; {there}" in str(caught.value)
+
+
+def test_classes_are_excluded_by_the_names_of_the_dialect(tmp_path, maps):
+    dialect = replace(ROW, names=("road", "river", "roof"))
+    files = [write(tmp_path / f"{i}.csv", side, dialect) for i, side in enumerate(maps)]
+    for exclude in (["background", "river"], "river", [0, 2]):
+        spec = {"name": "dice_per_image", "exclude": exclude}
+        assert score_submission(*files, dialect=dialect, metric=spec).labels == (1, 4)
+    found = score_submission(*files, dialect=dialect, metric={"name": "dice_per_image", "exclude": [2, 6]}, classes=7)
+    assert found.labels == (1, 4)  # label 6 of the model has no rows
+    for exclude, message in (
+        (["rivers"], "exclude 'rivers' is no class; known are background, road, river, roof; did you mean river?"),
+        ([5], "excludes label 5, but the 5 labels begin with 0"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            score_submission(*files, dialect=dialect, metric={"name": "dice_per_image", "exclude": exclude})
+        assert message in str(caught.value)
+
+
 def test_rows_that_a_dialect_leaves_out_are_empty(tmp_path):
     dialect = replace(ROW, absent="skip", header=("Id", "Rle"))
     (tmp_path / "t.csv").write_text("Id,Rle\na_1,1 4\nb_2,1 4\n")

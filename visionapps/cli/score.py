@@ -42,7 +42,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--empty", choices=("one", "zero", "skip"), help="what a class is worth that neither side has")
     parser.add_argument("--mean", metavar="OVER", help="cells, classes or images; of _global: classes or pooled")
-    parser.add_argument("--exclude", metavar="LIST", help="labels that do not count: 0,5")
+    parser.add_argument(
+        "--exclude", metavar="LIST", help="labels, or names that the dialect has, that do not count: 0,5"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -52,7 +54,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="another option of the metric: tolerance_px=2, thresholds=[0.5,0.75], formula=f2; may be repeated",
     )
     parser.add_argument(
-        "--usage", default="Usage", metavar="TITLE", help="column of TRUTH that divides it: Public, Private (Usage)"
+        "--usage",
+        default="Usage",
+        metavar="TITLE",
+        help="column of TRUTH that divides it: Public, Private (Usage, if it is there)",
     )
     parser.add_argument("--per-class", action="store_true", help="one line for every class as well")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there as well")
@@ -66,9 +71,15 @@ def run(options: argparse.Namespace) -> int:
     from dataclasses import replace
 
     from visionapps.competition.scoring import score_submission
-    from visionapps.inference.dialects import load_dialect
+    from visionapps.inference.dialects import Dialect
+    from visionapps.inference.file_dialects import load_rules
 
-    dialect = load_dialect(options.dialect)
+    dialect = load_rules(options.dialect)
+    if not isinstance(dialect, Dialect):
+        raise ConfigError(
+            f"score: {options.dialect} is a dialect of mask files, but rows are scored; write them with `visionapps "
+            "submit MASKS --out FILE.csv` in a dialect of rows, such as kaggle, and give that here"
+        )
     if options.resize is not None:
         dialect = replace(dialect, resize=_size(options.resize))
     if options.labels is not None:
@@ -101,7 +112,7 @@ def _metric(options: argparse.Namespace) -> dict[str, Any]:
         spec = {"name": told} if isinstance(told, str) else dict(told)
     spec |= {key: getattr(options, key) for key in ("empty", "mean") if getattr(options, key) is not None}
     if options.exclude is not None:
-        spec["exclude"] = [_label(text) for text in options.exclude.split(",")]
+        spec["exclude"] = [_class(text) for text in options.exclude.split(",")]
     for text in options.set_options:
         key, equals, value = text.partition("=")
         if not equals:
@@ -115,10 +126,8 @@ def _metric(options: argparse.Namespace) -> dict[str, Any]:
     return spec
 
 
-def _label(text: str) -> int:
-    if not text.strip().isdecimal():
-        raise ConfigError(f"--exclude {text!r} is no label; give whole numbers, such as 0,5")
-    return int(text)
+def _class(text: str) -> int | str:
+    return int(text) if text.strip().isdecimal() else text.strip()
 
 
 def _labels(text: str) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 Shapes: N images, K labels.
 """
 
+import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,12 +119,14 @@ def score_submission(
         dialect: the rules of both.
         metric: see ``build_metric``; labels without rows never count.
         classes: labels of the model, the background included, where the dialect names no labels.
-        usage: the column of the truth that divides its rows into leaderboards.
+        usage: the column of the truth that divides its rows into leaderboards; it must be there unless it is Usage.
 
     Raises:
         DataError: a file is malformed, or rows are missing, superfluous or overlap.
         ConfigError: the metric cannot work, or needs the size of the masks, which nobody tells.
     """
+    if truth.is_dir() and usage != USAGE:
+        raise DataError(f"{truth}: has no column {usage!r}; it is a folder, which divides nothing; give a solution file")
     true = read_folder(truth, dialect, classes=classes) if truth.is_dir() else read_rows(truth, dialect, usage=usage)
     predicted = read_rows(submission, dialect, sizes=true.sizes)
     same_order = match_rows(predicted, true, dialect)
@@ -131,7 +134,7 @@ def score_submission(
     labels = _labels(cells, dialect, classes, true)
     if dialect.absent == "skip":  # what has no row is empty
         cells = [(image, label) for image in dict.fromkeys(image for image, _ in cells) for label in labels]
-    built = _metric(metric, labels)
+    built = _metric(metric, labels, dialect, classes)
     parts = _parts(built, cells, predicted, true, dialect)
     images = list(dict.fromkeys(image for image, _ in cells))
     at = (_numbers(cells, images), np.array([label for _, label in cells], np.int64))
@@ -170,14 +173,29 @@ def _labels(cells: Iterable[Cell], dialect: Dialect, classes: int | None, true: 
     return written
 
 
-def _metric(spec: str | Mapping[str, Any], labels: Sequence[int]) -> CompetitionMetric:
+def _metric(
+    spec: str | Mapping[str, Any], labels: Sequence[int], dialect: Dialect, classes: int | None
+) -> CompetitionMetric:
     """The metric over the labels 0 to the last one that has rows; those between that have none are excluded."""
-    classes = max(labels, default=0) + 1
+    count = max(labels, default=0) + 1
     named: dict[str, Any] = {"name": spec} if isinstance(spec, str) else dict(spec)
     asked = named.get("exclude", ())
-    asked = list(asked) if isinstance(asked, list | tuple) else [asked]
-    named["exclude"] = [k for k in range(classes) if k not in labels] + [k for k in asked if k != 0 or 0 in labels]
-    return build_metric(named, classes)
+    names = {"background": 0, **dict(zip(dialect.names or (), dialect.labels or (), strict=False))}
+    asked = [_label(k, names, named.get("name")) for k in (asked if isinstance(asked, list | tuple) else [asked])]
+    without = [k for k in range(max(count, classes or 0)) if k not in labels]  # they count for nothing anyway
+    named["exclude"] = [k for k in without if k < count] + [k for k in asked if k not in without]
+    return build_metric(named, count)
+
+
+def _label(excluded: object, names: Mapping[str, int], metric: object) -> object:
+    """The label of a class that is excluded by its name."""
+    if not isinstance(excluded, str):
+        return excluded
+    if excluded not in names:
+        near = difflib.get_close_matches(excluded, names, 1)
+        hint = f"did you mean {near[0]}?" if near else "give labels, or names in the dialect"
+        raise ConfigError(f"metric {metric}: exclude {excluded!r} is no class; known are {', '.join(names)}; {hint}")
+    return names[excluded]
 
 
 def _parts(

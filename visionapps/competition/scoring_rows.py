@@ -110,6 +110,8 @@ def _plain_runs(texts: list[str], dialect: Dialect) -> Sequence[Runs | None]:
 def _rows(path: Path, dialect: Dialect, usage: str | None, problems: list[str]) -> Iterator[tuple[Row, str | None]]:
     """Rows and what they are for; the columns may stand in any order where there may be others."""
     (_, header), *lines = csv_lines(path)
+    if not lines and (usage is not None or dialect.absent == "row"):
+        raise DataError(f"{path}: holds a header and no row; give a file with rows")
     if (usage is None and tuple(header) != dialect.header) or not set(dialect.header) <= set(header):
         raise DataError(
             f"{path}: header {','.join(header)!r}, but the dialect has {','.join(dialect.header)!r}; choose another "
@@ -117,6 +119,11 @@ def _rows(path: Path, dialect: Dialect, usage: str | None, problems: list[str]) 
         )
     places = [header.index(title) for title in dialect.header]
     use = header.index(usage) if usage in header else None
+    if use is None and usage not in (None, USAGE):
+        raise DataError(
+            f"{path}: has no column {usage!r}; its columns are {', '.join(header)}; give the title of the one that "
+            "divides its rows"
+        )
     for line, cells in lines:
         if len(cells) != len(header):
             problems.append(f"line {line}: {len(cells)} columns, but the header has {len(header)}")
