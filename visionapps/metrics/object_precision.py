@@ -57,8 +57,9 @@ class ObjectPrecision:
     objects: Objects = "components"
 
     def __post_init__(self) -> None:
-        if isinstance(self.thresholds, float):  # YAML brings one as it is
-            object.__setattr__(self, "thresholds", (self.thresholds,))
+        given: Any = self.thresholds
+        if isinstance(given, float):  # YAML brings one as it is
+            object.__setattr__(self, "thresholds", (given,))
         good = isinstance(self.thresholds, tuple) and len(self.thresholds) > 0
         if not good or not all(isinstance(t, float) and 0 < t < 1 for t in self.thresholds):
             raise ConfigError(f"metric map: thresholds {self.thresholds!r} must be numbers between 0 and 1")
@@ -112,10 +113,13 @@ class ObjectPrecision:
 
 def whole_pairs(predicted: Mask, true: Mask) -> ObjectPairs:
     """Two (H, W) masks as one object each; none where a mask is empty."""
-    sizes = [np.array([count] if (count := np.count_nonzero(mask)) else [], np.int64) for mask in (predicted, true)]
-    both = np.count_nonzero(predicted & true)
+    both, ours, theirs = (int(np.count_nonzero(mask)) for mask in (predicted & true, predicted, true))
     meet = np.zeros(min(both, 1), np.int64)
-    return ObjectPairs(meet, meet, np.full(len(meet), both), *sizes)
+    return ObjectPairs(meet, meet, _not_none(both), _not_none(ours), _not_none(theirs))
+
+
+def _not_none(pixels: int) -> Int64s:
+    return np.array([pixels] if pixels else [], np.int64)
 
 
 def object_pairs(predicted: Mask, true: Mask, connectivity: int = 8) -> ObjectPairs:
