@@ -52,9 +52,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
-def write_store(folder: Path, folds: tuple[int, ...]) -> None:
+def write_store(folder: Path, folds: tuple[int, ...], labels: LabelSpace = LABELS) -> None:
     plan = plan_folds([FoldItem(f"p{n}", f"p{n}", (32, 32), (5, 5, 5), f"p{n}.png") for n in range(4)], 2)
-    writer = OofWriter(folder, labels=LABELS, plan=plan)
+    writer = OofWriter(folder, labels=labels, plan=plan)
     rng = np.random.default_rng(1)
     for number in folds:
         with writer.fold(number, {}) as fold:
@@ -235,13 +235,27 @@ def test_a_store_without_a_fold_and_options_that_do_not_fit_are_refused(home, tm
     for arguments, text in (
         ([str(tmp_path / "half"), *out], "1 of 2 folds are missing (0)"),
         ([str(home / "oof")], "give --out FILE for the rules, or --into BUNDLE"),
+        ([str(home / "oof"), "--out", str(tmp_path), "--overwrite"], "is a folder, but the rules are a file; give a"),
         ([str(home / "oof"), *out, "--rules", "erode"], "rules: erode unknown"),
+        ([str(home / "oof"), *out, "--seed", "-1"], "seed -1: must be a whole number from 0 on"),
         ([str(home / "oof"), *out, "--metric", "dise_per_image"], "did you mean dice_per_image?"),
         ([str(home / "oof"), *out, "--background", "sea"], "--background sea: no such class; there are roof, road"),
     ):
         assert main(["tune", *arguments]) == 1
         assert text in capsys.readouterr().err
     assert not (tmp_path / "x.yaml").exists()
+
+
+def test_the_background_is_a_class_that_is_called_so_and_help_says_how(home, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["tune", "--help"])
+    told = "".join(capsys.readouterr().out.split())
+    for names, background in ((("road", "Nothing", "tree"), "Nothing"), (("road", "tree", "other"), None)):
+        store, out = tmp_path / names[-1], tmp_path / f"{names[-1]}.yaml"
+        write_store(store, (0, 1), LabelSpace.named(list(names)))
+        assert main(["tune", str(store), "--rules", "threshold", "--out", str(out)]) == 0
+        assert yaml.safe_load(out.read_text())["postprocess"]["background"] == background
+        assert background is None or background.lower() in told
 
 
 def test_rules_of_other_classes_are_refused(home, tmp_path, capsys):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visionapps.cli.table import render
-from visionapps.errors import ConfigError
+from visionapps.errors import ConfigError, OutputError
 from visionapps.files import refuse_existing, whole_output
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from visionapps.inference.bundle import Bundle
     from visionapps.metrics.competition import CompetitionMetric
 
-_BACKGROUNDS = ("background", "unlabeled", "unlabelled", "other", "nothing")
+_BACKGROUNDS = ("background", "unlabeled", "unlabelled", "nothing")  # "other" is often a class that is scored
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -62,7 +62,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="scores to probabilities, of each class, first",
     )
     search.add_argument(
-        "--background", metavar="CLASS", help="that all others compete with (by its name or as excluded); none: none"
+        "--background",
+        metavar="CLASS",
+        help="that all others compete with (the only one that the metric excludes, or one that is called "
+        f"{', '.join(_BACKGROUNDS)}); none: the runner-up of each pixel is its rival",
     )
     search.add_argument("--seed", type=int, default=0, metavar="N", help="of the order of the search (0)")
 
@@ -72,6 +75,8 @@ def run(options: argparse.Namespace) -> int:
     if options.out is None and not options.into:
         raise ConfigError("tune: give --out FILE for the rules, or --into BUNDLE, or both")
     if options.out is not None:
+        if options.out.is_dir():  # said now, not after the search
+            raise OutputError(f"{options.out}: is a folder, but the rules are a file; give a file name inside it")
         refuse_existing(options.out, options.overwrite)
     from visionapps.cli.compute import listed
     from visionapps.competition.nested import tune_nested
