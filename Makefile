@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/visionapps demo --out demo_out --overwrite
 
 test: lint
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: $(READY)
 	$(BIN)/ruff check $(CODE)
