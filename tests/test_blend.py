@@ -126,7 +126,7 @@ def test_what_cannot_be_blended_is_refused_and_leaves_nothing(stores, tmp_path):
     (tmp_path / "broken" / "fold_1" / "p3.tif").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"p3\.tif"):
         blend([stores[0], OofStore.open(tmp_path / "broken")], (1, 1), out)
-    with pytest.raises(OutputError, match="is one of the stores that are blended; choose another folder"):
+    with pytest.raises(OutputError, match="a: is one of the stores that are blended, or inside it; choose"):
         blend(stores, (1, 1), stores[0].folder, overwrite=True)
     other = tmp_path / "photos"
     other.mkdir()
@@ -134,6 +134,8 @@ def test_what_cannot_be_blended_is_refused_and_leaves_nothing(stores, tmp_path):
     with pytest.raises(OutputError, match="is no out-of-fold store, so it is not replaced by one"):
         blend(stores, (1, 1), other, overwrite=True)
     assert (other / "mine.jpg").exists()
+    with pytest.raises(OutputError, match="or inside it; choose another folder"):
+        blend(stores, (1, 1), stores[0].folder / "fold_0" / "blend")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "photos"]  # no blend, no temporary of one
 
 
@@ -158,6 +160,25 @@ def test_fit_writes_the_blend_that_scores_what_it_promised_and_tune_takes_it(sto
         path.resolve() for path in spec.bundles
     )
     assert sorted(EnsembleSpec.load(again).weights) == pytest.approx(sorted(spec.weights))
+
+
+def test_stores_that_do_not_say_what_they_are_are_refused_before_the_search(stores, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("visionapps.competition.weights.fit_weights", lambda *_, **__: pytest.fail("searched"))
+    first, out = str(stores[0].folder), tmp_path / "all.yaml"
+    for name, file, key, value, text in (
+        ("mute", "fold_1/fold.json", "member", {}, "mute: does not say which bundle predicted fold 1; predict it anew"),
+        ("odd", "fold_1/fold.json", "member", {"members": [{"weight": 1}]}, "odd: does not say which bundle"),
+        ("views", "oof.json", "how", {"scales": "x"}, "views: scales 'x' of its views are no numbers; write it anew"),
+        ("twin", "oof.json", "how", {"flips": "d4", "scales": [1.0]}, "bundle_a_0 is a member twice"),
+    ):
+        shutil.copytree(first, tmp_path / name)
+        path = tmp_path / name / file
+        path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+        for words in (["fit", "--out", str(out)], ["blend", "--out", str(tmp_path / "blend")])[: 1 + (name != "twin")]:
+            assert main(["ensemble", words[0], first, str(tmp_path / name), *words[1:]]) == 1
+            assert text in capsys.readouterr().err
+    assert not out.exists()
+    assert not (tmp_path / "blend").exists()
 
 
 def test_the_verb_blends_by_hand_and_names_views_that_differ(stores, tmp_path, capsys):

@@ -1,5 +1,6 @@
 """Means of weights and statistics of batch normalisation, held against numbers that numpy makes."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from visionapps.cli.main import main
 from visionapps.competition.soup import average, greedy_soup, normalisations, recompute_statistics
 from visionapps.errors import ConfigError, WeightsError
 from visionapps.inference.bundle import Bundle, load
@@ -71,6 +73,16 @@ def test_what_is_no_checkpoint_of_the_same_model_is_refused_by_name(bundles, tmp
         average(bundles[:2], [0, 0])
     with pytest.raises(WeightsError, match="no such checkpoint"):
         average([bundles[0], tmp_path / "none.ckpt"])
+
+
+def test_the_verb_writes_over_nothing_that_it_averages(bundles, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(bundles[0], run / "a")
+    for out in (run, run / "a"):
+        words = ["ensemble", "average", str(run / "a"), str(bundles[1]), "--out", str(out), "--overwrite"]
+        assert main(words) == 1
+        assert f"{out}: {run / 'a'} is read to make the result, which would replace it" in capsys.readouterr().err
+    assert load(run / "a").card == load(bundles[0]).card
 
 
 def test_the_greedy_soup_takes_what_does_not_make_it_worse(bundles):

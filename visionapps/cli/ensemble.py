@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from visionapps.cli.table import render
 from visionapps.errors import ConfigError
-from visionapps.files import refuse_existing
+from visionapps.files import refuse_existing, refuse_sources
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,7 +139,11 @@ def _save(spec: "EnsembleSpec", options: argparse.Namespace) -> None:
     rows = [(str(member.bundle), f"{member.weight / total:.1%}") for member in spec.members]
     print(render(("member", "share"), rows))
     views = len(spec.views)
-    print(f"\n{len(spec.members)} members x {views} view{'s'[: views != 1]}: {spec.forwards} forward passes per tile")
+    count, passes = len(spec.members), spec.forwards
+    print(
+        f"\n{count} member{'s'[: count != 1]} x {views} view{'s'[: views != 1]}: "
+        f"{passes} forward pass{'es'[: 2 * (passes != 1)]} per tile"
+    )
     print(f"ensemble  {options.out}")
     print(f"next      visionapps predict {options.out} IMAGES --out MAPS")
 
@@ -160,6 +164,7 @@ def _average(options: argparse.Namespace) -> int:
 
     if options.greedy and (options.config is None or options.weights):
         raise ConfigError("--greedy: needs --config YAML of the run, whose validation photos judge, and no --weights")
+    refuse_sources(options.out, [*options.checkpoints, options.config])
     if options.crops < 1:
         raise ConfigError(f"--crops {options.crops}: at least 1 is needed")
     weights = _weights(options.weights, len(options.checkpoints), "checkpoints")
@@ -246,6 +251,8 @@ def _fit(options: argparse.Namespace) -> int:
     stores = [OofStore.open(folder) for folder in options.stores]
     require_one_plan(stores)
     _take_views(options, stores)
+    members = [[pair for fold in sorted(store.members) for pair in members_of(store, fold)] for store in stores]
+    _spec(options, [(bundle, 1.0) for own in members for bundle, _ in own]).require_fitting()  # before a long search
     if options.oof is not None:
         refuse_target(options.oof, options.stores, options.overwrite)
     metric: dict[str, Any] = {"name": options.metric}
@@ -261,15 +268,13 @@ def _fit(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     _print_fit(options.stores, fitted)
-    members = [
-        (bundle, weight * share / store.k)
-        for store, weight in zip(stores, fitted.weights, strict=True)
-        for fold in sorted(store.members)
-        for bundle, share in members_of(store, fold)
+    shares = [
+        (bundle, weight * share / stores[0].k)
+        for own, weight in zip(members, fitted.weights, strict=True)
+        for bundle, share in own
         if weight > 0
     ]
-    spec = _spec(options, members, {"metric": metric} | fitted.to_dict([str(path) for path in options.stores]))
-    spec.require_fitting()
+    spec = _spec(options, shares, {"metric": metric} | fitted.to_dict([str(path) for path in options.stores]))
     if options.oof is not None:
         _write_blend(stores, fitted.weights, options.oof, options.overwrite)
     print()

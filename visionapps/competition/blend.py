@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from visionapps.competition.oof import INDEX, OofStore, OofWriter
 from visionapps.competition.predicting import keep_labels
 from visionapps.competition.weights import GRID, on_grid, require_one_plan
-from visionapps.errors import ConfigError, OutputError
-from visionapps.files import refuse_existing, whole_output
+from visionapps.errors import ConfigError, DataError, OutputError
+from visionapps.files import refuse_existing, refuse_sources, whole_output
 from visionapps.metrics.confusion import argmax_labels
 from visionapps.windows import Window
 
@@ -77,10 +77,12 @@ def refuse_target(out: Path, stores: Sequence[Path], overwrite: bool) -> None:
     """Refuse a folder that would be lost by writing a store there.
 
     Raises:
-        OutputError: it is there already, holds something else than a store, or is one of those that are read.
+        OutputError: it is there already, holds something else than a store, or is, is in or holds one that is read.
     """
-    if any(out.resolve() == folder.resolve() for folder in stores):
-        raise OutputError(f"{out}: is one of the stores that are blended; choose another folder")
+    for folder in stores:
+        if folder.resolve() in (out.resolve(), *out.resolve().parents):
+            raise OutputError(f"{out}: is one of the stores that are blended, or inside it; choose another folder")
+    refuse_sources(out, stores)
     refuse_existing(out, overwrite)
     if out.exists() and not (out / INDEX).is_file() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out}: is no out-of-fold store, so it is not replaced by one; choose another folder")
@@ -108,8 +110,15 @@ def views_of(stores: Sequence[OofStore]) -> tuple[str, tuple[float, ...]]:
 
     Raises:
         ConfigError: they differ; both stores are named.
+        DataError: a store is damaged.
     """
-    found = [(str(s.how.get("flips", "none")), tuple(map(float, s.how.get("scales") or [1.0]))) for s in stores]
+    found = []
+    for store in stores:
+        flips, scales = str(store.how.get("flips", "none")), store.how.get("scales") or [1.0]
+        try:
+            found.append((flips, tuple(map(float, scales))))
+        except (TypeError, ValueError) as error:
+            raise DataError(f"{store.folder}: scales {scales!r} of its views are no numbers; write it anew") from error
     for store, own in zip(stores, found, strict=True):
         if own != found[0]:
             raise ConfigError(
@@ -123,11 +132,20 @@ def members_of(store: OofStore, fold: int) -> list[tuple[Path, float]]:
     """The bundles whose mean a fold of a store is, and how much each counts (in all 1).
 
     A bundle is where the store says, or beside the store, where `visionapps folds` leaves it.
+
+    Raises:
+        DataError: the store does not say which bundles.
     """
     member = store.members[fold]
-    if "members" in member:
-        return [(store.folder / item["bundle"], float(item["weight"])) for item in member["members"]]
-    said, beside = Path(member["bundle"]), store.folder.parent / f"fold_{fold}" / "bundle"
+    try:
+        if "members" in member:
+            return [(store.folder / item["bundle"], float(item["weight"])) for item in member["members"]]
+        said = Path(member["bundle"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{store.folder}: does not say which bundle predicted fold {fold}; predict it anew with `visionapps folds`"
+        ) from error
+    beside = store.folder.parent / f"fold_{fold}" / "bundle"
     return [(beside if not said.is_dir() and beside.is_dir() else said, 1.0)]
 
 
