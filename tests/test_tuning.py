@@ -221,6 +221,22 @@ def test_scores_are_read_once_however_many_rules_and_folds_there_are():
     assert sorted(store.read) == sorted(store.names)
 
 
+def test_photos_whose_counts_do_not_fit_into_16_bits_are_tuned_exactly_too():
+    small, large = made(3, 2), made(1, 2, 288, seed=1)
+    store = Made(small.labels, small.planes | {"x": large.planes["p000"]}, small.masks | {"x": large.masks["p000"]})
+    metric = build_metric("dice_per_image", 2)
+    tuner = Tuner(store, metric, Tuning(("threshold", "min_area"), background=0))
+    found = tuner.tune(everyone(store))
+    counted = tuner._count(tuner.contests(None))
+    assert (large.masks["p000"] != 255).sum() > 2**16
+    assert counted.tables[1].standing.held.dtype == np.int32
+    ledger = Ledger(tuner.objective, *counted[1:], everyone(store))
+    table = counted.tables[1]
+    scores = ledger.trial(1, table.standing.pick(0), table.standing)
+    assert scores.max() == pytest.approx(drawn_score(store, metric, found), abs=1e-12)
+    assert found.rules[1] != Rule()
+
+
 @pytest.mark.parametrize("metric", ["dice_per_image", "dice_global"])
 @pytest.mark.parametrize("background", [0, None])
 def test_a_single_scored_class_that_other_folds_lack_is_tuned_where_it_is(metric, background):

@@ -83,8 +83,10 @@ class Ledger:
         rows, pairs = now.places
         self.predicted[rows, k] += (new.pixels - now.pixels)[:, 0]
         self.both[rows, k] += (new.hits - now.hits)[:, 0]
-        self.predicted[rows[pairs[:, 0]], pairs[:, 1]] += (now.held - new.held)[:, 0]
-        self.both[rows[pairs[:, 0]], pairs[:, 1]] += (now.held_hits - new.held_hits)[:, 0]
+        # One after the other: counts of 16 bits have no negative differences.
+        for sign, stands in ((1, now), (-1, new)):
+            self.predicted[rows[pairs[:, 0]], pairs[:, 1]] += sign * stands.held[:, 0].astype(np.float64)
+            self.both[rows[pairs[:, 0]], pairs[:, 1]] += sign * stands.held_hits[:, 0].astype(np.float64)
 
     def _moved(self, k: int, now: Standing, new: Standing, least: int) -> Numbers:
         """(K, S, T) sums under each candidate."""

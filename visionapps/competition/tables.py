@@ -17,6 +17,7 @@ from visionapps.competition.pieces import Found
 from visionapps.competition.regions import HoleTable
 
 Ints = NDArray[np.int32]
+Counts = NDArray[Any]  # of int32, or of uint16
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,14 +106,17 @@ _LABELS = 256
 
 
 class Standing(NamedTuple):
-    """What a class keeps under each of T candidates."""
+    """What a class keeps under each of T candidates.
+
+    What is of rivals takes nearly all the memory that tuning takes, so it is of 16 bits where that is enough.
+    """
 
     places: Index
     pixels: Ints  # (R, T) labelled pixels
     hits: Ints  # (R, T) of these, whose truth is the class
     area: Ints  # (R, T) pixels
-    held: Ints  # (Q, T) labelled pixels kept from a rival
-    held_hits: Ints  # (Q, T) of these, whose truth is the rival
+    held: Counts  # (Q, T) labelled pixels kept from a rival
+    held_hits: Counts  # (Q, T) of these, whose truth is the rival
 
     def pick(self, number: int) -> "Standing":
         """One of the candidates."""
@@ -150,17 +154,19 @@ def stand(units: Units, index: Index, *, tops: Sequence[int], sizes: Sequence[in
     passed = np.searchsorted(tops, units.tops, "right"), np.searchsorted(sizes, size_of, "right")
     place = np.ravel_multi_index(passed, shape)
 
-    def added(rows: NDArray[Any], places: NDArray[Any], weights: Ints, count: int) -> Ints:
+    def added(rows: NDArray[Any], places: NDArray[Any], weights: Ints, count: int, kind: type = np.int32) -> Any:
         where = rows.astype(np.int64) * (shape[0] * shape[1]) + places
         table = np.bincount(where, weights, count * shape[0] * shape[1]).astype(np.int32).reshape(count, *shape)
         kept = table[:, ::-1, ::-1].cumsum(1, dtype=np.int32).cumsum(2, dtype=np.int32)[:, ::-1, ::-1]
-        return np.ascontiguousarray(kept[:, 1:, 1:]).reshape(count, len(tops) * len(sizes))
+        return np.ascontiguousarray(kept[:, 1:, 1:], kind).reshape(count, len(tops) * len(sizes))
 
     rows = np.searchsorted(index.rows, units.images)
     keys = index.pairs[:, 0].astype(np.int64) * _LABELS + index.pairs[:, 1]
     pairs, places = np.searchsorted(keys, _pair_keys(units, index.rows)), place[units.cell_units]
     own = (added(rows, place, part, len(index.rows)) for part in (units.count, units.hits, units.areas))
-    held = (added(pairs, places, part, len(keys)) for part in (units.falls, units.fall_hits))
+    most = np.bincount(pairs, units.falls).max(initial=0)  # a candidate keeps no more of a pair than there is
+    kind = np.uint16 if most <= np.iinfo(np.uint16).max else np.int32
+    held = (added(pairs, places, part, len(keys), kind) for part in (units.falls, units.fall_hits))
     return Standing(index, *own, *held)
 
 
