@@ -44,7 +44,7 @@ def loop_runs(mask: np.ndarray, order: str, base: int) -> list[list[int]]:
     return runs
 
 
-@pytest.fixture(params=[1, 3, 1 << 20], ids=["chunks of 1", "chunks of 3", "one chunk"])
+@pytest.fixture(params=[1, 3, 1 << 10], ids=["chunks of 1", "chunks of 3", "one chunk"])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small chunks, so that a run crosses their borders even in a tiny mask."""
     monkeypatch.setattr("visionapps.masks.runs._CHUNK", request.param)
