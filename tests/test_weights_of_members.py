@@ -223,14 +223,17 @@ def test_the_verb_fits_weights_and_names_the_bundles_of_all_folds(stores, tmp_pa
             )
     out = tmp_path / "all.yaml"
     words = [str(store.folder) for store in stores[:2]]
-    assert main(["ensemble", "fit", *words, "--method", "greedy", "--tta", "flips", "--out", str(out)]) == 0
+    (tmp_path / "metric.yaml").write_text("metric: {name: dice_per_image, empty: skip}")
+    words += ["--method", "greedy", "--tta", "flips", "--metric", str(tmp_path / "metric.yaml"), "--exclude", "0,road"]
+    assert main(["ensemble", "fit", *words, "--out", str(out)]) == 0
     shown = capsys.readouterr().out
     assert "taken: greedy" in shown
     assert "is there on photos that had no say" in shown
     spec = EnsembleSpec.load(out)
-    fitted = fit_weights(stores[:2], build_metric("dice_global", LABELS.names), method="greedy")
+    metric = build_metric({"name": "dice_per_image", "empty": "skip", "exclude": ["bare", "road"]}, LABELS.names)
+    fitted = fit_weights(stores[:2], metric, method="greedy")
     assert spec.flips == "flips"
     assert [path.name for path in spec.bundles] == ["s0_0", "s0_1", "s0_2", "s1_0", "s1_1", "s1_2"]
     assert spec.weights == pytest.approx([w / 3 for w in fitted.weights for _ in range(3)])
     assert spec.fitted["nested"] == pytest.approx(fitted.nested)
-    assert spec.fitted["metric"] == {"name": "dice_global"}
+    assert spec.fitted["metric"] == metric.to_dict()

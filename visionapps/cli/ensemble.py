@@ -49,7 +49,7 @@ def _configure_make(parser: argparse.ArgumentParser) -> None:
 
 def _configure_fit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("stores", nargs="+", type=Path, metavar="OOF", help="out-of-fold stores of one plan")
-    parser.add_argument("--metric", default="dice_global", metavar="NAME", help="of a competition (dice_global)")
+    parser.add_argument("--metric", default="dice_global", metavar="NAME", help="or a YAML file (dice_global)")
     parser.add_argument("--empty", choices=("one", "zero", "skip"), help="what an empty mask that is right counts")
     parser.add_argument("--exclude", metavar="C,C,...", help="classes that do not count")
     parser.add_argument(
@@ -242,10 +242,10 @@ class _Photos:
 
 
 def _fit(options: argparse.Namespace) -> int:
+    from visionapps.cli.tune import metric_of
     from visionapps.competition.blend import members_of, refuse_target
     from visionapps.competition.oof import OofStore
     from visionapps.competition.weights import fit_weights, require_one_plan
-    from visionapps.metrics.competition import build_metric
 
     _require_yaml(options.out)
     stores = [OofStore.open(folder) for folder in options.stores]
@@ -255,18 +255,8 @@ def _fit(options: argparse.Namespace) -> int:
     _spec(options, [(bundle, 1.0) for own in members for bundle, _ in own]).require_fitting()  # before a long search
     if options.oof is not None:
         refuse_target(options.oof, options.stores, options.overwrite)
-    metric: dict[str, Any] = {"name": options.metric}
-    metric |= {"empty": options.empty} if options.empty else {}
-    if options.exclude:
-        words = [word.strip() for word in options.exclude.split(",") if word.strip()]
-        metric["exclude"] = [int(word) if word.isdigit() else word for word in words]
-    fitted = fit_weights(
-        stores,
-        build_metric(metric, stores[0].labels.names),
-        method=options.method,
-        most=options.photos,
-        seed=options.seed,
-    )
+    metric = metric_of(options, stores[0].labels.names)
+    fitted = fit_weights(stores, metric, method=options.method, most=options.photos, seed=options.seed)
     _print_fit(options.stores, fitted)
     shares = [
         (bundle, weight * share / stores[0].k)
@@ -274,7 +264,7 @@ def _fit(options: argparse.Namespace) -> int:
         for bundle, share in own
         if weight > 0
     ]
-    spec = _spec(options, shares, {"metric": metric} | fitted.to_dict([str(path) for path in options.stores]))
+    spec = _spec(options, shares, {"metric": metric.to_dict()} | fitted.to_dict([str(path) for path in options.stores]))
     if options.oof is not None:
         _write_blend(stores, fitted.weights, options.oof, options.overwrite)
     print()

@@ -88,7 +88,7 @@ def run(options: argparse.Namespace) -> int:
     targets = [_target(folder, store, options.overwrite) for folder in options.into]
     if options.config is not None:
         _require_classes(options.config, store)
-    metric = _metric(options, store.labels.names)
+    metric = metric_of(options, store.labels.names)
     background = _background(options.background, store.labels.names, metric)
     tuning = Tuning(tuple(listed(options.rules)), options.calibrate, background, options.seed)
     tuned = tune_nested(Tuner(store, metric, tuning, bar=_bar))
@@ -138,8 +138,8 @@ def _require_classes(config: Path, store: "OofStore") -> None:
     require_same_classes(store.labels, dataset.coding().labels, str(store.folder))
 
 
-def _metric(options: argparse.Namespace, names: tuple[str, ...]) -> "CompetitionMetric":
-    """From a name or a file, and the options beside it."""
+def metric_of(options: argparse.Namespace, names: tuple[str, ...]) -> "CompetitionMetric":
+    """From --metric, a name or a file, and --empty and --exclude beside it; classes by name or label."""
     from visionapps.cli.check import read_yaml
     from visionapps.cli.compute import listed
     from visionapps.metrics.competition import build_metric
@@ -152,7 +152,8 @@ def _metric(options: argparse.Namespace, names: tuple[str, ...]) -> "Competition
             raise ConfigError(f"{options.metric}: no metric in it; expected metric: {{name: dice_per_image, ...}}")
         spec = {"name": given} if isinstance(given, str) else dict(given)
     spec |= {"empty": options.empty} if options.empty else {}
-    spec |= {"exclude": listed(options.exclude)} if options.exclude else {}
+    words = listed(options.exclude)
+    spec |= {"exclude": [int(w) if w.isdigit() and w not in names else w for w in words]} if words else {}
     return build_metric(spec, names)
 
 
