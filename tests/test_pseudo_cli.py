@@ -167,7 +167,7 @@ def test_what_the_teacher_saw_is_refused_by_name_also_turned_and_can_be_left_out
     assert "turned.png (" in said
     assert re.search(r"trained on one that looks like it, likeness (0\.9\d|1\.00)", said)
     assert not (tmp_path / "out").exists()
-    assert run(home, "--skip-seen", images=str(tmp_path), out=str(tmp_path / "out")) == 0
+    assert run(home, "--skip-seen", "--keep", "0.5", images=str(tmp_path), out=str(tmp_path / "out")) == 0
     assert "trained on       2 photos, left out" in capsys.readouterr().out
     assert [p.name for p in sorted((tmp_path / "out" / "masks").glob("*.png"))] == ["a.png"]
     assert run(home, "--skip-seen", images="seen.png", out="never") == 1
@@ -177,7 +177,7 @@ def test_what_the_teacher_saw_is_refused_by_name_also_turned_and_can_be_left_out
 def test_a_bundle_that_does_not_know_its_photos_needs_a_word_of_its_user(home, capsys, tmp_path):
     assert run(home, bundle="old", images="photos/a.png", out=str(tmp_path)) == 1
     assert "old: does not know which photos trained it" in capsys.readouterr().err
-    assert run(home, "--vouch", bundle="old", images="photos/a.png", out=str(tmp_path)) == 0
+    assert run(home, "--vouch", "--keep", "1", bundle="old", images="photos/a.png", out=str(tmp_path)) == 0
     assert PseudoTable.load(tmp_path / "masks").seen is None
     assert run(home, "--member", home / "old", images="photos/a.png", out=str(tmp_path / "two")) == 1
     assert "old: does not know which photos" in capsys.readouterr().err
@@ -201,6 +201,26 @@ def test_a_damaged_image_is_told_and_no_label_is_written(home, capsys, tmp_path)
     assert run(home, images=str(tmp_path), out=str(tmp_path / "out")) == 1
     assert "b.png: cannot be decoded, truncated or corrupt" in capsys.readouterr().err
     assert not (tmp_path / "out" / "masks").exists()
+
+
+def test_a_rule_that_keeps_no_pixel_is_told_with_the_surest_one_and_the_predictions_serve_again(home, capsys, tmp_path):
+    assert run(home, "--confidence", "0.99", images="photos/a.png", out=str(tmp_path)) == 1
+    surest = predicted(home, str(tmp_path), "a")[1][0].max() / 254
+    said = capsys.readouterr().err
+    assert f"no pixel of 1 photos has a confidence of 0.99, the surest has {surest:.3f}, so nothing would be" in said
+    assert "give less with --confidence, or a share of each class with --keep; what is predicted is kept" in said
+    assert not (tmp_path / "masks").exists()
+    assert run(home, "--keep", "0.5", images="photos/a.png", out=str(tmp_path)) == 0
+
+
+def test_rasters_are_refused_where_labels_would_not_lie_on_their_pixels(home, capsys, tmp_path):
+    assert run(home, "--gsd", "0.5", out=str(tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert "c.tif: has 70 x 96 px (H x W), but would be read at 0.5 m per pixel and labelled on 35 x 48" in said
+    assert "label the rasters as they are with --gsd 0, or resample them to 0.5 m" in said
+    assert not (tmp_path / "predictions").exists()
+    assert run(home, "--gsd", "0.5", "--keep", "1", images="photos/a.png", out=str(tmp_path)) == 0  # no raster
+    assert run(home, "--gsd", "0.25", "--keep", "1", images="photos/c.tif", out=str(tmp_path / "same")) == 0
 
 
 def test_folders_that_hold_other_things_are_never_replaced(home, capsys, tmp_path):

@@ -54,7 +54,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Check, predict, choose, write, and tell what was kept."""
     from visionapps.cli.compute import make_computing, make_reading, take_ensemble
-    from visionapps.competition.pseudo_files import begin_predictions, tally, teacher_of, write_labels
+    from visionapps.competition.pseudo_files import (
+        begin_predictions,
+        require_own_pixels,
+        tally,
+        teacher_of,
+        write_labels,
+    )
     from visionapps.competition.pseudo_unseen import require_known, require_unseen
     from visionapps.data.pseudo_table import MASKS, PREDICTIONS, PseudoTable
     from visionapps.data.seen import joined
@@ -74,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
     require_known(teachers, vouch=options.vouch)
     reading = make_reading(bundles[0], options)
     plan_jobs(inputs, options.out / PREDICTIONS, scores=True)  # names that collide are told before anything is read
+    require_own_pixels(inputs, reading)
     checked = require_unseen(
         teachers, inputs, reading, skip=options.skip_seen, each=lambda items: _bar(items, "comparing with training")
     )
@@ -88,6 +95,7 @@ def run(options: argparse.Namespace) -> int:
     if not jobs:
         raise ConfigError(f"{options.aoi}: meets none of the images; check the file and its reference system")
     found = tally(jobs, labels.names, rule)
+    found.require_any(rule)
     report = {"rule": rule.to_dict(), "teacher": teacher, "report": found.to_dict()}
     digests = {job.image.stem: checked.digests[job.image.stem] for job in jobs}
     table = PseudoTable(labels.names, options.soft, digests, joined(list(teachers.values())), report)

@@ -101,6 +101,23 @@ class Tally:
         """(K,) pixels of (K, L) that are kept."""
         return np.asarray((counts * (np.arange(LEVELS + 1) >= self.least[:, None])).sum(1))
 
+    def require_any(self, rule: Rule) -> None:
+        """Refuse labels that teach nothing.
+
+        Raises:
+            ConfigError: the rule keeps no pixel of any photo; which confidence the surest one has.
+        """
+        total = self.total
+        if self.kept(total).any() or rule.confidence is None:
+            return
+        surest = np.flatnonzero(total.sum(0))
+        said = f"the surest has {surest[-1] / LEVELS:.3f}" if len(surest) else "all are without data"
+        raise ConfigError(
+            f"pseudo-labels: no pixel of {len(self.counts)} photos has a confidence of {rule.confidence:g}, {said}, so "
+            "nothing would be taught and no labels are written; give less with --confidence, or a share of each class "
+            "with --keep; what is predicted is kept"
+        )
+
     @property
     def empty(self) -> tuple[str, ...]:
         """Photos of which nothing is kept."""

@@ -7,7 +7,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,11 +17,12 @@ from visionapps.competition.predicting import to_levels
 from visionapps.competition.pseudo import Rule, Tally, count_levels, unsure
 from visionapps.data.images import image_size, read_mask
 from visionapps.data.pseudo_table import INDEX, MASKS, PREDICTIONS, TEACHER, PseudoTable
-from visionapps.errors import DataError, OutputError
+from visionapps.errors import ConfigError, DataError, OutputError
 from visionapps.files import refuse_existing, whole_output
 from visionapps.inference.draw import file_hash, fingerprint
 from visionapps.inference.drawing import Job
 from visionapps.inference.geotiff import SCORES, MapOptions, read_tiff, tiff_file
+from visionapps.inference.inputs import Input
 from visionapps.inference.products import Band
 from visionapps.inference.sinks import mask_file
 from visionapps.inference.sources import INVALID, ArraySource, Source
@@ -140,6 +141,37 @@ def _label_file(
     path = stem.with_name(f"{job.image.stem}{'.tif' if job.image.raster else '.png'}")
     with mask_file(path, source, labels, options=_OPTIONS) as sink:
         yield lambda rows, void: sink.write(Band(rows.window, np.where(void, INVALID, rows.labels)[None]))
+
+
+def require_own_pixels(inputs: Sequence[Input], reading: Reading) -> None:
+    """Refuse rasters that would be labelled at another resolution than they have: a student reads them as they are.
+
+    Raises:
+        ConfigError: which, and both sizes.
+        DataError: a raster cannot be read.
+    """
+    if reading.gsd is None:
+        return
+    at_gsd = replace(reading, area=None)
+    for image in inputs:
+        if not image.raster:  # photos lie nowhere
+            continue
+        own, read = _size(image, replace(at_gsd, gsd=None)), _size(image, at_gsd)
+        if own != read:
+            raise ConfigError(
+                f"{image.name}: has {own[0]} x {own[1]} px (H x W), but would be read at {reading.gsd:g} m per pixel "
+                f"and labelled on {read[0]} x {read[1]}, which is no mask of this image; label the rasters as they are "
+                f"with --gsd 0, or resample them to {reading.gsd:g} m first"
+            )
+
+
+def _size(image: Input, reading: Reading) -> tuple[int, int]:
+    """(H, W) of a raster as it is read."""
+    source = reading.open(image.name)
+    try:
+        return source.shape
+    finally:
+        source.close()
 
 
 def begin_predictions(
