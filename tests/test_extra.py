@@ -242,9 +242,22 @@ def test_photos_without_a_labelled_pixel_and_photos_of_other_bands_are_left_out(
     Image.fromarray(scene(9)[..., 0]).save(folder.root / "more" / "u9.png")
     folder.reindex()
     found = examine(folder.dataset(bands="drop"))
-    assert [p[:2] for p in told(found)] == [("unlabelled", "dropped"), ("bands", "dropped")]
+    assert [p[:2] for p in told(found)] == [("unlabelled", "dropped"), ("bands", "dropped"), ("empty_extra", "error")]
     assert "1 bands of uint8, but the dataset's own photos have 3 of uint8" in told(found)[1][2]
+    assert "pseudo: none of its 2 photos can train, see the other problems; mend them, or take" in told(found)[2][2]
     assert found.extra == ()
+    Image.fromarray(scene(9)).save(folder.root / "more" / "u9.png")
+    folder.reindex()
+    assert [p[:2] for p in told(examine(folder.dataset()))] == [("unlabelled", "dropped")]
+
+
+def test_a_class_that_only_extra_photos_show_can_be_learned(folder):
+    for i in range(3):
+        Image.fromarray(np.zeros(SIZE, np.uint8)).save(folder.root / "masks" / f"s{i}.png")
+    assert told(examine(folder.dataset())) == []
+    found = examine(replace(folder.dataset(), extra=()))
+    assert [p[:2] for p in told(found)] == [("one_sided_class", "warning")]
+    assert told(found)[0][2].startswith("class sea occurs in validation only, so it cannot be learned")
 
 
 def test_a_teacher_that_trained_on_validation_photos_is_told(folder):

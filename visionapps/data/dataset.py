@@ -66,7 +66,8 @@ class Problem:
     """One thing that is wrong with a dataset, and what was done about it.
 
     Attributes:
-        kind: a field of Policies, or same_name, split, rotated, nodata_class, changed_image, taught_by_validation.
+        kind: a field of Policies, or same_name, split, rotated, nodata_class, changed_image, empty_extra,
+            taught_by_validation.
         file: where; empty when it concerns the dataset as a whole.
         message: what, expected, and what to do, in one line that names the file.
         action: error: training is refused; fixed, dropped: by the policy; warning: nothing.

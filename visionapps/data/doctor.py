@@ -138,10 +138,10 @@ def examine(dataset: Dataset, *, progress: bool = False) -> Examination:
     problems += more
     train, more = _without_leaks(train, val, stored, dataset.policies)
     problems += more
-    if dataset.masks is not None and (train or val):
-        problems += _class_problems(train, val, coding, dataset.policies)
     first = stored[0].entry if stored else Entry("")
     extra, more = _extras(opened, beside, train, val, first, dataset.policies)
+    if dataset.masks is not None and (train or val):
+        problems += _class_problems((*train, *extra), val, coding, dataset.policies)
     problems += more
     return Examination(
         tuple(train), tuple(val), coding, tuple(problems), first.bands, first.dtype, dataset.images, tuple(extra)

@@ -98,6 +98,12 @@ def extra_photos(
                     soft=opened.ingest.planes is not None,
                 )
             )
+    if stored and not photos and all(problem.action != "error" for problem in problems):
+        text = (
+            f"{opened.extra.masks}: none of its {len(stored)} photos can train, see the other problems; mend them, or "
+            "take this source out of extra"
+        )
+        problems.append(Problem("empty_extra", opened.extra.masks, text, "error"))
     return photos, problems + _changed(opened, photos)
 
 
