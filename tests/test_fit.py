@@ -382,6 +382,37 @@ def test_check_finds_a_loss_that_does_not_fit_by_taking_a_step(
     assert "one training step on two images fails" in found_by_check(config, capsys)
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "text"),
+    [
+        ("crops", {"balance": {"start": 0.8, "end": 0.2}}, "run.balance: the following arguments are required: epochs"),
+        ("crops", {"balance": {"start": 0.8, "ends": 0.2, "epochs": 3}}, "run.balance: Option 'ends' is not accepted"),
+        ("crops", {"balance": {"start": 1.8, "end": 0.2, "epochs": 3}}, "start is 1.8; choose a value in [0, 1]"),
+        ("crops", {"balance": "half"}, "run.balance: Expected a <class 'float'>"),
+        ("crops", {"area_bins": 3.5}, "run.area_bins: Expected a <class 'int'>, or a <class 'tuple'>"),
+        ("loss", {"class_weights": {"rule": "effective", "beta": 1}}, "choose a value in [0, 1), such as 0.999"),
+        (
+            "loss",
+            {"class_weights": "invers"},
+            "run.class_weights: Expected a <class 'collections.abc.Sequence'>, or a typing.Literal['inverse', "
+            "'median_frequency', 'effective']",
+        ),
+    ],
+)
+def test_a_setting_that_may_be_of_several_kinds_says_what_is_wrong_with_the_one_that_was_meant(kind, given, text):
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    from visionapps.losses import CrossEntropy
+    from visionapps.training.data import Crops
+    from visionapps.training.run import _first_cause
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments({"crops": Crops, "loss": CrossEntropy}[kind], "run")
+    with pytest.raises((ArgumentError, ValueError)) as error:
+        parser.instantiate(parser.parse_object({"run": given}))
+    assert _first_cause(error.value).endswith(text)
+
+
 def test_photos_of_another_range_or_band_count_are_refused():
     from visionapps.models import unet
     from visionapps.structures import InputSpec, LabelSpace

@@ -216,7 +216,10 @@ def _best_precision() -> str:
 
 
 def _first_cause(error: BaseException) -> str:
-    """Where and why, out of a parser's nested message: the keys that lead to the fault, and the innermost reason."""
+    """Where and why, out of a parser's nested message: the keys that lead to the fault, and the innermost reason.
+
+    Of a setting that may be of several kinds, what is wrong with the one that was meant; else all kinds that it may be.
+    """
     lines = [line.strip(" -") for line in str(error).splitlines() if line.strip()]
     keys = [match[1] for line in lines if (match := re.match(r'Parser key "(.+?)":?', line))]
     noise = (
@@ -225,8 +228,14 @@ def _first_cause(error: BaseException) -> str:
         "Errors:",
         "Does not validate",
         "Expected a <class 'NoneType'>",
+        "Expected a dot import path",
+        "Expected a path",
         "Problem with",
     )
     reasons = [line for line in lines if not line.startswith(noise) and not re.fullmatch(r'Parser key ".+?":', line)]
     where = f"{'.'.join(keys)}: " if keys else ""
-    return where + (reasons[0] if reasons else " ".join(lines[:2]))
+    kinds = [line.removeprefix("Expected ") for line in dict.fromkeys(reasons) if line.startswith("Expected a ")]
+    meant = [line for line in reasons if not line.startswith("Expected a ")]
+    if len(kinds) > 1 and not meant:
+        return f"{where}Expected {', or '.join(kinds)}"
+    return where + (meant or reasons or [" ".join(lines[:2])])[0]
