@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from visionapps.class_weights import ClassWeights
 from visionapps.data.balance import Balance, Sliding, bins_of, class_counts, shares_around
 from visionapps.data.crops import RandomCrops
 from visionapps.data.dataset import CELL
@@ -118,6 +119,13 @@ def test_cells_of_a_bin_are_drawn_by_their_pixels_and_by_the_weight_of_their_pho
     places = [(0, Window(0, 0, CELL, CELL)), (0, Window(0, CELL, CELL, CELL)), (1, Window(0, 0, CELL, CELL))]
     assert [drawn.count(place) / 4000 for place in places] == pytest.approx([0.1, 0.3, 0.6], abs=0.03)
     assert class_counts(("rest", "own"), photos).pixels == (2 * CELL**2 - 400 + 3 * (2 * CELL**2 - 200), 400 + 600)
+
+
+def test_a_class_of_few_pixels_in_a_source_of_little_weight_still_occurs():
+    photos = [cells([[0]]), Cells(cells([[100]]).presence, weight=0.001)]
+    counts = class_counts(("rest", "own"), photos)
+    assert counts.pixels == (CELL**2 + 4, 1)
+    assert min(ClassWeights("inverse").of(counts)) > 0
 
 
 def test_a_bin_that_no_class_fills_is_named_with_what_occurs():

@@ -108,7 +108,9 @@ def class_counts(names: Sequence[str], photos: Sequence[Labelled]) -> ClassCount
         names: K class names.
         photos: all with K classes.
     """
-    return ClassCounts.of_photos(names, [[round(n * photo.weight) for n in photo.class_pixels] for photo in photos])
+    # A class that occurs is never rounded to one that does not, which would weigh nothing in a loss.
+    counts = [[max(round(n * photo.weight), min(n, 1)) for n in photo.class_pixels] for photo in photos]
+    return ClassCounts.of_photos(names, counts)
 
 
 def shares_around(presence: np.ndarray, size: tuple[int, int], side: int) -> np.ndarray:

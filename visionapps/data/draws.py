@@ -120,7 +120,7 @@ def _class_weights(occurs: np.ndarray, weights: Sequence[float] | None) -> np.nd
     """Running sum of the probabilities of the classes, without those that occur nowhere."""
     given = np.ones(len(occurs)) if weights is None else np.asarray(weights, dtype=np.float64)
     if given.shape != occurs.shape or not np.all(np.isfinite(given)) or np.any(given < 0):
-        raise ConfigError(f"crops: weights {list(given)} must be {len(occurs)} numbers >= 0, one per class")
+        raise ConfigError(f"crops: weights {given.tolist()} must be {len(occurs)} numbers >= 0, one per class")
     effective = given * occurs
     if not effective.any():
         raise ConfigError(
