@@ -250,6 +250,63 @@ def test_an_image_that_cannot_be_decoded_stays_blank_and_is_told(home, tmp_path)
     assert decoded(tmp_path / "s.csv")["p1"].any()
 
 
+def test_an_image_without_a_header_stays_blank_too_with_the_size_that_most_have(home, steady, tmp_path):
+    folder = shutil.copytree(home / "test", tmp_path / "test")
+    (folder / "p2.png").write_bytes(b"")
+    (folder / "p4.png").write_text("no image")
+    text, outcome = draw(home, tmp_path / "s.csv", images=folder, measure=steady)
+    assert outcome.blank == ("p2", "p4")
+    assert re.search(r"warning: image p2 stays without any object: .*p2.png: cannot be decoded", text)
+    assert "everything, 2 members x 4 views = 8 forward passes per tile, would take 5.3 s" in text  # of two images
+    found = decoded(tmp_path / "s.csv")
+    assert not found["p2"].any()
+    assert found["p3"].any()
+    for name in SIZES:
+        (folder / f"{name}.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"p1.png: cannot be decoded"):
+        draw(home, tmp_path / "none.csv", images=folder, measure=steady)
+
+
+@pytest.mark.parametrize(
+    ("out", "sample", "error", "message"),
+    [
+        ("s.zip", None, ConfigError, "s.zip: rows go to a plain .csv file"),
+        ("folder", None, OutputError, "folder: is a folder, but the result is a file; give a file name inside it"),
+        ("file/s.csv", None, OutputError, "s.csv: cannot be written"),
+        ("s.csv", "id,rle\np1_1,\n", DataError, "lacks 1 rows of images that it names: p1_2"),
+    ],
+)
+def test_a_submission_that_could_not_be_written_is_told_before_anything_is_drawn(
+    home, tmp_path, out, sample, error, message
+):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").touch()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "sample.csv").write_text(sample or (home / "sample.csv").read_text())
+    wishes = Wishes(home / "test", tmp_path / "sample.csv", tmp_path / out, device="cpu", overwrite=True)
+    before = sorted(tmp_path.rglob("*"))
+
+    def never(*_: object, **__: object):
+        raise AssertionError("drawn")
+
+    with pytest.raises(error, match=re.escape(message)):
+        draw_package(home / "package", wishes, work=tmp_path / "work", say=print, clock=lambda: 0.0, measure=never)
+    assert set(tmp_path.rglob("*")) - set(before) <= {tmp_path / "work" / "rehearsal"}
+
+
+@pytest.mark.parametrize("dialect", ["png", "png-binary"])
+def test_a_package_of_mask_files_runs_too(home, steady, tmp_path, dialect):
+    package = shutil.copytree(home / "package", tmp_path / "p")
+    rules = replace(load_rules(dialect), labels=(1,)) if dialect == "png-binary" else load_rules(dialect)
+    (package / "dialect.yaml").write_text(yaml.safe_dump(dialect_to_dict(rules)))
+    (package / "sample.csv").write_text("file\n" + "".join(f"{name}.png\n" for name in SIZES))
+    (tmp_path / "work").mkdir()
+    wishes = Wishes(images=home / "test", out=tmp_path / "masks.tar.gz", device="cpu")
+    outcome = draw_package(package, wishes, work=tmp_path / "work", say=print, clock=lambda: 0.0, measure=steady)
+    assert (outcome.report.rows, outcome.blank) == (4, ())
+    assert (tmp_path / "masks.tar.gz").stat().st_size > 100
+
+
 def test_a_sample_among_the_inputs_goes_before_the_packed_one_as_hidden_sets_have_their_own(home, steady, tmp_path):
     given = tmp_path / "inputs" / "competition"
     given.mkdir(parents=True)
@@ -452,6 +509,8 @@ def test_rules_of_a_single_bundle_are_packed_and_those_of_members_are_not(home, 
         (["--sample", "other.csv"], ConfigError, "header 'a,b', but the dialect writes 'id,rle'"),
         (["--weights", "1,2,3"], ConfigError, "3 numbers for 2 bundles"),
         (["--seconds", "0"], ConfigError, "--seconds 0.0: must be positive"),
+        (["--memory", "nan"], ConfigError, "--memory nan: must be positive"),
+        (["--memory", "inf"], ConfigError, "--memory inf: must be positive"),
         (["--python", "3.12"], ConfigError, "--python tells which wheels are downloaded; add --wheels"),
         (["package/ensemble.yaml"], ConfigError, "the ensemble's file says this itself; leave out --weights, --tta"),
     ],
@@ -477,6 +536,10 @@ def test_a_member_outside_of_the_package_and_a_damaged_file_are_refused(home, tm
         Package.open(package)
     assert pack_script.main([], root=package) == 1
     assert "ensemble.yaml: is not what was packed" in capsys.readouterr().err
+    whole = home / "package"
+    (tmp_path / "file").touch()
+    assert pack_script.main(["--work", str(tmp_path / "file" / "work")], root=whole) == 1
+    assert "work: no folder can be made here (Not a directory); give another --work" in capsys.readouterr().err
     weights = next(package.rglob("weights.safetensors"))
     weights.unlink()
     assert pack_script.main([], root=package) == 1

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
     from visionapps.competition.pack_making import Contents, make_package
     from visionapps.inference.file_dialects import load_rules
 
-    Limits(options.seconds, round(options.memory * 2**30))  # refuses what cannot be
+    Limits.of(options.seconds, options.memory)  # refuses what cannot be
     contents = Contents(
         spec=_spec(options),
         rules=load_rules(options.dialect),

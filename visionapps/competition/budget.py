@@ -146,6 +146,17 @@ class Limits:
         if self.memory <= 0:
             raise ConfigError(f"--memory {self.memory / _GIB:g}: must be positive, such as 13 (GiB)")
 
+    @classmethod
+    def of(cls, seconds: float, gib: float) -> "Limits":
+        """As a person says them.
+
+        Raises:
+            ConfigError: one is not positive, or no number.
+        """
+        if not 0 < gib < math.inf:
+            raise ConfigError(f"--memory {gib:g}: must be positive, such as 13 (GiB)")
+        return cls(seconds, round(_GIB * gib))
+
 
 class Forecast(NamedTuple):
     """What a quality would take."""

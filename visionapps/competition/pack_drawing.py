@@ -1,5 +1,6 @@
 """Inside a notebook: a package, the test images and a clock become a submission that is verified and in time."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from visionapps.competition.budget_measure import Opinions, peak
 from visionapps.competition.pack import Package, duration, gib, plain
 from visionapps.competition.pack_images import asked_ids, find_images, find_sample, sizes_of
 from visionapps.competition.pack_painting import Painter, load_of
-from visionapps.competition.pack_trial import on_device, try_package, write_verified
+from visionapps.competition.pack_trial import on_device, require_writable, try_package, write_verified
 from visionapps.errors import DataError
 from visionapps.files import refuse_existing, whole_output
 from visionapps.inference.inputs import list_inputs
@@ -96,12 +97,13 @@ def draw_package(
     package = Package.open(root)
     out = wishes.out or Path.cwd() / package.out
     refuse_existing(out, wishes.overwrite)
-    limits = Limits(
+    limits = Limits.of(
         package.seconds if wishes.seconds is None else wishes.seconds,
-        round(2**30 * (package.memory if wishes.memory is None else wishes.memory)),
+        package.memory if wishes.memory is None else wishes.memory,
     )
     base = peak()
     run = _Run(package, wishes, limits, work, say=say, clock=clock)
+    run.rehearse(out)
     choice = run.choose(base, measure)
     run.draw(choice.quality)
     report = run.write(out)
@@ -120,12 +122,15 @@ class _Run:
         self.sample = wishes.sample or found or package.sample
         wanted = asked_ids(self.sample, package.rules, len(package.labels))
         files = find_images(wanted, package.rules, folder=wishes.images, roots=wishes.roots, without=package.root)
-        self.sizes = sizes_of(files)
+        self.sizes, damaged = sizes_of(files)
         self._inputs = dict(zip(wanted, list_inputs([str(path) for path in files.values()]), strict=True))
         self._ids = {image.name: one for one, image in self._inputs.items()}
         self.lowered: dict[str, Quality] = {}
         self.blank: list[str] = []
+        for image, reason in damaged.items():
+            self._leave(image, reason)
         self._painter = Painter(package, wishes.device)
+        self._sheets: dict[str, Sheet] = {}
         spec = package.spec
         self.full = Quality(tuple(range(len(spec.members))), spec.flips, spec.scales)
         pixels = sum(height * width for height, width in self.sizes.values())
@@ -134,12 +139,20 @@ class _Run:
             f"by {self.sample}"
         )
 
+    def rehearse(self, out: Path) -> None:
+        """Write and verify a submission without objects elsewhere: what cannot be written is told before hours pass."""
+        require_writable(out, self.package.rules)
+        nothing = ((item.stem, np.zeros(self.sizes[image], np.uint8)) for image, item in self._inputs.items())
+        folder = self._work / "rehearsal"
+        write_verified(nothing, folder / out.name, self.package, sample=self.sample, sizes=self.sizes)
+        shutil.rmtree(folder)
+
     def choose(self, base: int, measure: Measure) -> Choice:
         """What fits into time and memory, measured."""
         painter, say = self._painter, self._say
         painter.begin(self.full, self._work / "masks")
         say(f"drawing on {painter.arithmetic}")
-        self._sheets = self._survey(list(self._inputs))
+        self._sheets = self._survey([image for image in self._inputs if image not in self.blank])
         self._loads = {image: load_of(sheet) for image, sheet in self._sheets.items()}
         most = self.clock() + _TRIED * self.limits.seconds
         costs, opinions, text = measure(
@@ -218,7 +231,7 @@ class _Run:
     def _survey(self, images: Sequence[str]) -> dict[str, Sheet]:
         """Plans of images; those that cannot be opened stay blank."""
         sheets, failures = self._painter.survey([self._inputs[image] for image in images])
-        if not sheets and len(images) == len(self.sizes):
+        if not sheets and not self._sheets:
             raise failures[0].error
         self._give_up(failures)
         return {self._ids[sheet.job.image.name]: sheet for sheet in sheets}

@@ -1,6 +1,7 @@
 """The test images that a sample submission asks for: found among the inputs of a notebook, held against its ids."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -103,13 +104,28 @@ def find_sample(name: str, roots: Sequence[Path], *, without: Path | None = None
     return found[0] if found else None
 
 
-def sizes_of(files: Mapping[str, Path]) -> dict[str, Size]:
-    """(H, W) of images by id, from their headers.
+def sizes_of(files: Mapping[str, Path]) -> tuple[dict[str, Size], dict[str, str]]:
+    """(H, W) of images by id, from their headers; where one cannot be read, the size that most others have.
+
+    Returns:
+        Sizes in the order of the files, and by id why a header cannot be read.
 
     Raises:
-        DataError: one cannot be read.
+        DataError: none can be read.
     """
-    return {image: image_size(path) for image, path in files.items()}
+    known: dict[str, Size] = {}
+    errors: dict[str, DataError] = {}
+    for image, path in files.items():
+        try:
+            known[image] = image_size(path)
+        except DataError as error:
+            errors[image] = error
+    if not known:
+        raise next(iter(errors.values()))
+    usual = Counter(known.values()).most_common(1)[0][0]
+    return {image: known.get(image, usual) for image in files}, {
+        image: " ".join(str(error).split()) for image, error in errors.items()
+    }
 
 
 def _all_of(wanted: Sequence[str], files: Sequence[Path], rules: Rules, folder: Path) -> dict[str, Path]:

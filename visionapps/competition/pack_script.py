@@ -43,13 +43,24 @@ def main(argv: Sequence[str] | None = None, root: Path | None = None, began: flo
     try:
         manifest = read_manifest(root)
         check_files(root, manifest)
-        with tempfile.TemporaryDirectory(prefix="visionapps_", dir=options.work) as work:
+        with _workplace(options.work) as work:
             if not options.installed:
                 install(root, manifest, Path(work) / "site")
             return _draw(root, options, Path(work), began)
     except PackageError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+
+
+def _workplace(folder: Path | None) -> "tempfile.TemporaryDirectory[str]":
+    """A new folder that vanishes with the run."""
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix="visionapps_", dir=folder)
+    except OSError as error:
+        place = folder or tempfile.gettempdir()
+        raise PackageError(f"{place}: no folder can be made here ({error.strerror}); give another --work") from error
 
 
 def read_manifest(root: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The trial of a package on a machine: a few images with one pass, and tiles of them with every pass."""
 
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -11,9 +12,13 @@ from numpy.typing import NDArray
 from visionapps.competition.budget import Costs, Quality
 from visionapps.competition.budget_measure import Opinions, held_bytes, middle_tile, peak, spread, try_passes
 from visionapps.competition.pack import Package, duration, gib
+from visionapps.competition.pack_images import Rules
 from visionapps.competition.pack_painting import Painter, load_of
 from visionapps.errors import OutputError
+from visionapps.files import output_error
+from visionapps.inference.archives import archive_form
 from visionapps.inference.dialects import Dialect, Size
+from visionapps.inference.file_dialects import FileDialect
 from visionapps.inference.file_submission import verify_files, write_files
 from visionapps.inference.submission import NamedMask, Report, read_masks, verify, write_submission
 from visionapps.inference.survey import Sheet
@@ -112,6 +117,23 @@ def write_verified(
             "dialect and sample against the competition's rules"
         )
     return written
+
+
+def require_writable(path: Path, rules: Rules) -> None:
+    """Refuse a place where a submission could not be written in the end.
+
+    Raises:
+        ConfigError: its suffix is not one of the dialect's.
+        OutputError: a folder stands there, or the disk refuses it.
+    """
+    archive = isinstance(rules, FileDialect) and archive_form(path) != "folder"
+    if path.is_dir() and (archive or isinstance(rules, Dialect)):
+        raise OutputError(f"{path}: is a folder, but the result is a file; give a file name inside it")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise output_error(path, error) from error
 
 
 def _time_writing(package: Package, masks: Sequence[Path], folder: Path) -> float:
