@@ -1,23 +1,28 @@
 """The package for a notebook without internet: what is in it, what it refuses, and that it writes the submission."""
 
 import base64
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
 import re
+import runpy
 import shutil
+import socket
 import subprocess
 import sys
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 import torch
 import yaml
+from forked import call_each
 from packaging.version import Version
 from PIL import Image
 
@@ -36,6 +41,7 @@ from visionapps.inference.file_dialects import FileDialect, load_rules
 from visionapps.models import unet
 from visionapps.structures import LabelSpace
 
+_TESTS = Path(__file__).resolve().parent
 LABELS = LabelSpace(("ground", "road", "tree"), ((200, 0, 0), (0, 100, 0), (0, 0, 50)))
 SIZES = {"p1": (32, 64), "p2": (64, 32), "p3": (64, 64), "p4": (32, 32)}  # (H, W)
 HEAD = "order: row\nheader: [id, rle]\nrow_id: '{id}_{class}'\nlabels: [1, 2]\n"
@@ -104,23 +110,33 @@ def drawn(home: Path, out: Path, *options: str) -> dict[str, np.ndarray]:
     return {name: np.asarray(Image.open(out / f"{name}.png")) for name in SIZES}
 
 
-# In the run: no name is resolved and no socket opened, whatever asks for it; visionapps comes from the package alone.
-_OFFLINE = """
-import runpy, socket, sys
-def refuse(*args, **kwargs):
-    raise RuntimeError(f"network: {args}")
-socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
-sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
-sys.argv = sys.argv[1:]
-try:
-    runpy.run_path(sys.argv[0], run_name="__main__")
-except SystemExit as end:
-    import visionapps
-    print("from", visionapps.__file__)
-    loaded = {name.partition(".")[0] for name in sys.modules}
-    print("loaded", *sorted(loaded & {"lightning", "matplotlib", "albumentations", "tensorboard", "pyogrio", "ray"}))
-    sys.exit(end.code)
-"""
+_HEAVY = {"lightning", "matplotlib", "albumentations", "tensorboard", "pyogrio", "ray"}
+
+
+def run_offline(script: str, here: str) -> str:
+    """In a process of its own: run.py where no name is resolved and no socket opened, whatever asks for it."""
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError(f"network: {args}")
+
+    socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse
+    for name in list(sys.modules):  # visionapps shall come from the package alone, and what it asks for shall show
+        if name.partition(".")[0] in {"visionapps", *_HEAVY}:
+            del sys.modules[name]
+    sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+    sys.path[:] = [path for path in sys.path if Path(path).resolve() not in (_TESTS, _TESTS.parent)]
+    numba.config.DISABLE_JIT = True  # compiling takes longer than these few pixels
+    os.environ.clear()
+    os.environ |= {"PATH": os.defpath, "HOME": here, "OMP_NUM_THREADS": "1"}
+    os.environ |= {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "all")}
+    os.chdir(here)
+    sys.argv = [script, "--device", "cpu"]
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), pytest.raises(SystemExit) as end:
+        runpy.run_path(script, run_name="__main__")
+    source = sys.modules["visionapps"].__file__
+    loaded = sorted(_HEAVY & {name.partition(".")[0] for name in sys.modules})
+    return json.dumps({"code": end.value.code, "from": source, "loaded": loaded, "said": said.getvalue()[-2500:]})
 
 
 @pytest.mark.slow
@@ -131,27 +147,16 @@ def test_a_package_runs_anywhere_without_network_and_writes_what_predict_and_sub
         path.chmod(0o555 if path.is_dir() else 0o444)
     here = tmp_path / "working"
     here.mkdir()
-    closed = {f"{scheme}_proxy": "http://127.0.0.1:9" for scheme in ("http", "https", "all")}
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", _OFFLINE, str(package / "run.py"), "--device", "cpu"],
-        cwd=here,
-        env={
-            "PATH": os.environ["PATH"],
-            "HOME": str(tmp_path),
-            "OMP_NUM_THREADS": "1",
-            "NUMBA_DISABLE_JIT": "1",
-            **closed,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    bare = [sys.executable, "-I", "-S", str(package / "run.py"), "--help"]  # -S: nothing is installed
+    assert "--seconds" in subprocess.run(bare, capture_output=True, text=True, check=True, cwd=here).stdout
+    (answer,) = call_each("test_pack", "run_offline", [(str(package / "run.py"), str(here))])
     for path in [package, *package.rglob("*")]:
         path.chmod(0o755)
-    assert done.returncode == 0, done.stderr + done.stdout
-    assert re.search(r"^from .*visionapps_\w+/site/visionapps/__init__.py$", done.stdout, re.MULTILINE), done.stdout
-    assert re.search(r"^loaded *$", done.stdout, re.MULTILINE), done.stdout
-    assert "drawing 4 images with 2 members x 4 views = 8 forward passes per tile" in done.stdout
+    done = json.loads(answer)
+    assert done["code"] == 0, done
+    assert re.search(r"/visionapps_\w+/site/visionapps/__init__.py$", done["from"]), done
+    assert done["loaded"] == []
+    assert "drawing 4 images with 2 members x 4 views = 8 forward passes per tile" in done["said"]
     out = here / "submission.csv"
     assert sorted(path.name for path in here.iterdir()) == ["submission.csv", REPORT]
     expected = drawn(home, tmp_path / "masks", str(home / "package" / "ensemble.yaml"))
