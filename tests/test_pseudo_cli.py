@@ -223,6 +223,25 @@ def test_rasters_are_refused_where_labels_would_not_lie_on_their_pixels(home, ca
     assert run(home, "--gsd", "0.25", "--keep", "1", images="photos/c.tif", out=str(tmp_path / "same")) == 0
 
 
+def test_a_place_that_is_taken_and_a_bundle_among_the_images_are_told_before_any_photo_is_read(
+    home, labelled, capsys, tmp_path
+):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert run(home, images=str(tmp_path), out=str(labelled)) == 1
+    assert "masks: exists already; choose another output, or replace it with --overwrite" in capsys.readouterr().err
+    assert run(home, "--overwrite", images=str(tmp_path), out=str(tmp_path / "broken.png")) == 1
+    assert "broken.png: is a file, but labels and predictions go to a folder; choose another --out" in (
+        capsys.readouterr().err
+    )
+    (tmp_path / "all.yaml").write_text("members: [a]")
+    for second, said in {
+        home / "old": f"is a bundle, no image; average it with the teacher by --member {home / 'old'}",
+        tmp_path / "all.yaml": "is the file of an ensemble, no image; one teacher comes first, and photos follow it",
+    }.items():
+        assert run(home, images=str(second), out="never") == 1
+        assert f"{second}: {said}" in capsys.readouterr().err
+
+
 def test_folders_that_hold_other_things_are_never_replaced(home, capsys, tmp_path):
     (tmp_path / "masks").mkdir()
     (tmp_path / "masks" / "truth.png").write_bytes(b"precious")

@@ -56,6 +56,7 @@ def run(options: argparse.Namespace) -> int:
     from visionapps.cli.compute import make_computing, make_reading, take_ensemble
     from visionapps.competition.pseudo_files import (
         begin_predictions,
+        refuse_taken,
         require_own_pixels,
         tally,
         teacher_of,
@@ -73,7 +74,9 @@ def run(options: argparse.Namespace) -> int:
     rule = _rule(options)
     take_ensemble(options)
     _require_maps(options)
+    _refuse_models(options.inputs)
     inputs = list_inputs(options.inputs)
+    refuse_taken(options.out, options.overwrite)  # before anything is read
     computing = make_computing(options, ("confidence", "probabilities") if options.soft else ("confidence",))
     bundles = computing.load()
     teachers = {folder: bundle.seen for folder, bundle in zip(computing.bundles, bundles, strict=True)}
@@ -118,6 +121,20 @@ def _require_maps(options: argparse.Namespace) -> None:
     for folder in (options.bundle, *options.member):
         if (purpose := purpose_of(folder)) != "segmentation":
             raise ConfigError(f"{folder}: is made for {purpose}, but pseudo-labels are masks; give one that draws maps")
+
+
+def _refuse_models(inputs: list[str]) -> None:
+    """A second teacher without --member would be taken for an image, and refused as one that cannot be read."""
+    from visionapps.competition.ensemble import is_spec
+    from visionapps.inference.bundle import MODEL
+
+    for text in inputs:
+        if (Path(text) / MODEL).is_file():
+            raise ConfigError(f"{text}: is a bundle, no image; average it with the teacher by --member {text}")
+        if is_spec(Path(text)):
+            raise ConfigError(
+                f"{text}: is the file of an ensemble, no image; one teacher comes first, and photos follow it"
+            )
 
 
 def _predict(jobs: "list[Job]", engine: "Engine", order: "Order", tiling: "Tiling") -> list[Any]:

@@ -174,6 +174,25 @@ def _size(image: Input, reading: Reading) -> tuple[int, int]:
         source.close()
 
 
+def refuse_taken(out: Path, overwrite: bool) -> None:
+    """Refuse a folder of pseudo-labels that nothing can be written to, whatever the predictions would be.
+
+    Args:
+        out: folder of labels and predictions; it need not be there.
+        overwrite: replace labels that are done.
+
+    Raises:
+        OutputError: it is a file, holds other things, or labels that are done.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: is a file, but labels and predictions go to a folder; choose another --out")
+    masks = out / MASKS
+    for folder, sign in ((masks, INDEX), (out / PREDICTIONS, TEACHER)):
+        if folder.exists() and not (folder / sign).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+            raise OutputError(f"{folder}: holds other things than pseudo-labels, so nothing is done here; choose --out")
+    refuse_existing(masks, overwrite)
+
+
 def begin_predictions(
     out: Path, jobs: Sequence[Job], teacher: Mapping[str, Any], digests: Mapping[str, str], *, overwrite: bool
 ) -> list[Job]:
@@ -192,11 +211,8 @@ def begin_predictions(
     Raises:
         OutputError: something else is there, labels that are done, or predictions of another teacher.
     """
-    masks, place = out / MASKS, out / PREDICTIONS
-    for folder, sign in ((masks, INDEX), (place, TEACHER)):
-        if folder.exists() and not (folder / sign).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-            raise OutputError(f"{folder}: holds other things than pseudo-labels, so nothing is done here; choose --out")
-    refuse_existing(masks, overwrite)
+    refuse_taken(out, overwrite)
+    place = out / PREDICTIONS
     old = _read_teacher(place / TEACHER)
     other = "" if old is None else _difference(old["teacher"], teacher)
     if other:
