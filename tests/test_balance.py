@@ -144,6 +144,10 @@ def test_a_bin_that_no_class_fills_is_named_with_what_occurs():
         (lambda: Sliding(0.2, -0.1, 5), r"balance.end is -0.1; choose a value in \[0, 1\]"),
         (lambda: Sliding(0.2, 0.1, 1), "balance.epochs is 1, but a change takes at least 2 epochs"),
         (lambda: Balance(-0.5), r"balance -0.5 must be in \[0, 1\]"),
+        (
+            lambda: Balance(None),
+            "balance has no value; write 0 to draw crops evenly .* or leave the line out for 0.5",
+        ),
         (lambda: Balance(0.5, area_bins=0), "area_bins is 0; choose a number from 1 to 100"),
         (lambda: Balance(0.5, area_bins=(0.5, 0.1)), r"area_bins \[0.5, 0.1\] must be shares .* ascending"),
         (lambda: Balance(0.5, area_bins=(0.5, 1.0)), "between 0 and 1, ascending"),

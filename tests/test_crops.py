@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from visionapps.data.balance import Balance
+from visionapps.data.balance import Balance, Sliding
 from visionapps.data.crops import (
     EpochIndices,
     EvalTiles,
@@ -199,6 +199,13 @@ def test_balance_draws_rare_classes_as_often_as_it_promises():
         by_chance = 0.08  # (128 + 20)^2 / 513^2 of all places touch the patch
         expected = balance / 2 + (1 - balance / 2) * by_chance
         assert found == pytest.approx(expected, abs=0.07)
+
+
+def test_weights_of_another_number_of_classes_are_told_where_no_crop_is_balanced_yet():
+    for rate in (0.0, Sliding(0.0, 0.0, 2), 0.5):
+        with pytest.raises(ConfigError, match=r"crops: weights \[1.0, 2.0\] must be 4 numbers >= 0, one per class"):
+            RandomCrops([photo(64, 64)], size=16, length=1, balance=Balance(rate, (1.0, 2.0)))
+    RandomCrops([photo(64, 64)], size=16, length=1, balance=Balance(0.0, (1.0, 2.0, 0.0, 1.0)))
 
 
 def test_a_balanced_crop_holds_the_whole_cell_and_moves_around_it():

@@ -77,6 +77,10 @@ class Balance:
     area_bins: AreaBins = None
 
     def __post_init__(self) -> None:
+        if self.rate is None:  # YAML makes null of a key without a value
+            raise ConfigError(
+                "crops: balance has no value; write 0 to draw crops evenly over the area, or leave the line out for 0.5"
+            )
         if not isinstance(self.rate, Sliding) and not 0 <= self.rate <= 1:
             raise ConfigError(f"crops: balance {self.rate} must be in [0, 1]")
         bins = self.area_bins
@@ -99,6 +103,21 @@ class Balance:
     def at(self, epoch: int) -> float:
         """The rate in an epoch, counted from 0."""
         return self.rate.at(epoch) if isinstance(self.rate, Sliding) else self.rate
+
+
+def require_weights(weights: Sequence[float], classes: int) -> None:
+    """Refuse weights of crops that are not those of K classes.
+
+    Args:
+        weights: as in Balance.
+        classes: K.
+
+    Raises:
+        ConfigError: they are more or fewer, or one is negative or no number.
+    """
+    given = np.asarray(weights, dtype=np.float64)
+    if given.shape != (classes,) or not np.all(np.isfinite(given)) or np.any(given < 0):
+        raise ConfigError(f"crops: weights {given.tolist()} must be {classes} numbers >= 0, one per class")
 
 
 def class_counts(names: Sequence[str], photos: Sequence[Labelled]) -> ClassCounts:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler, default_collate
 
-from visionapps.data.balance import Balance
+from visionapps.data.balance import Balance, require_weights
 from visionapps.data.draws import ClassCells
 from visionapps.data.transforms import Augment, by_bands
 from visionapps.errors import ConfigError
@@ -100,6 +100,8 @@ class RandomCrops(Dataset[Sample]):
         self._cells = None
         if balance.ever:
             self._cells = ClassCells(self.photos, balance.weights, area_bins=balance.area_bins, side=size)
+        elif balance.weights is not None:  # told now, not when somebody turns the balance on
+            require_weights(balance.weights, photos[0].presence.shape[2])
 
     def __len__(self) -> int:
         return self._length

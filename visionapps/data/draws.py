@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from visionapps.data.balance import AreaBins, bins_of, refuse_empty_bins, shares_around
+from visionapps.data.balance import AreaBins, bins_of, refuse_empty_bins, require_weights, shares_around
 from visionapps.data.dataset import CELL
 from visionapps.errors import ConfigError
 from visionapps.windows import Window
@@ -118,10 +118,9 @@ def _bin_count(bins: AreaBins) -> int:
 
 def _class_weights(occurs: np.ndarray, weights: Sequence[float] | None) -> np.ndarray:
     """Running sum of the probabilities of the classes, without those that occur nowhere."""
-    given = np.ones(len(occurs)) if weights is None else np.asarray(weights, dtype=np.float64)
-    if given.shape != occurs.shape or not np.all(np.isfinite(given)) or np.any(given < 0):
-        raise ConfigError(f"crops: weights {given.tolist()} must be {len(occurs)} numbers >= 0, one per class")
-    effective = given * occurs
+    if weights is not None:
+        require_weights(weights, len(occurs))
+    effective = occurs * np.asarray(1.0 if weights is None else weights, dtype=np.float64)
     if not effective.any():
         raise ConfigError(
             "crops: no class with a positive weight occurs in the photos, so there is nothing to balance; "
