@@ -8,6 +8,7 @@ import pytest
 import rasterio
 from PIL import Image
 
+from visionapps.cli.check import build_dataset
 from visionapps.data.crops import RandomCrops
 from visionapps.data.dataset import Dataset, Extra, Policies, Split
 from visionapps.data.doctor import Examination, examine
@@ -293,6 +294,14 @@ def test_a_source_that_is_named_twice_is_refused_and_a_key_without_sources_means
     with pytest.raises(ConfigError, match=r"extra: .*pseudo is a source twice; give it once, with a larger weight"):
         replace(dataset, extra=dataset.extra * 2)
     assert replace(dataset, extra=None).extra == ()
+
+
+@pytest.mark.parametrize("extra", [{"images": "more", "masks": "pseudo"}, "pseudo"])
+def test_a_source_that_is_no_list_is_told_how_to_write_one(extra):
+    settings = {"images": "images", "masks": "masks", "classes": ["sea", "land"]}
+    with pytest.raises(ConfigError, match=r"run.yaml: extra is a list; write - \{images: ..., masks: ...\}"):
+        build_dataset(settings | {"extra": extra}, "run.yaml")
+    assert build_dataset(settings | {"extra": None}, "run.yaml").extra == ()
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0, float("nan"), float("inf")])

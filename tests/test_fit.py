@@ -390,6 +390,8 @@ def test_check_finds_a_loss_that_does_not_fit_by_taking_a_step(
         ("crops", {"balance": {"start": 1.8, "end": 0.2, "epochs": 3}}, "start is 1.8; choose a value in [0, 1]"),
         ("crops", {"balance": "half"}, "run.balance: Expected a <class 'float'>"),
         ("crops", {"area_bins": 3.5}, "run.area_bins: Expected a <class 'int'>, or a <class 'tuple'>"),
+        ("data", {"extra": {"images": "a", "masks": "b"}}, "run.extra: is a list; write - {images: ..., masks: ...}"),
+        ("data", {"extra": [{"images": "a", "mask": "b"}]}, "run.extra: Option 'mask' is not accepted"),
         ("loss", {"class_weights": {"rule": "effective", "beta": 1}}, "choose a value in [0, 1), such as 0.999"),
         (
             "loss",
@@ -402,12 +404,13 @@ def test_check_finds_a_loss_that_does_not_fit_by_taking_a_step(
 def test_a_setting_that_may_be_of_several_kinds_says_what_is_wrong_with_the_one_that_was_meant(kind, given, text):
     from jsonargparse import ArgumentError, ArgumentParser
 
+    from visionapps.data.dataset import Dataset
     from visionapps.losses import CrossEntropy
     from visionapps.training.data import Crops
     from visionapps.training.run import _first_cause
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments({"crops": Crops, "loss": CrossEntropy}[kind], "run")
+    parser.add_class_arguments({"crops": Crops, "data": Dataset, "loss": CrossEntropy}[kind], "run")
     with pytest.raises((ArgumentError, ValueError)) as error:
         parser.instantiate(parser.parse_object({"run": given}))
     assert _first_cause(error.value).endswith(text)

@@ -149,6 +149,8 @@ def build_dataset(settings: Mapping[str, Any], where: str) -> "Dataset":
         if isinstance(settings.get(key), Mapping):
             refuse_unknown(settings[key], kind, f"{where}.{key}")
     refuse_strange_classes(settings.get("classes"), ClassDef, where)
+    if not isinstance(settings.get("extra"), list | tuple | None):
+        raise ConfigError(f"{where}: extra is a list; write - {{images: ..., masks: ...}}")
     dataset: Dataset = parse_settings(settings, Dataset, where)
     return dataset
 

@@ -234,6 +234,8 @@ def _first_cause(error: BaseException) -> str:
     )
     reasons = [line for line in lines if not line.startswith(noise) and not re.fullmatch(r'Parser key ".+?":', line)]
     where = f"{'.'.join(keys)}: " if keys else ""
+    if where.endswith("extra: ") and reasons and reasons[0].startswith("Expected a <class 'tuple'>"):
+        return f"{where}is a list; write - {{images: ..., masks: ...}}"
     kinds = [line.removeprefix("Expected ") for line in dict.fromkeys(reasons) if line.startswith("Expected a ")]
     meant = [line for line in reasons if not line.startswith("Expected a ")]
     if len(kinds) > 1 and not meant:
