@@ -347,6 +347,7 @@ GOOD = "ImageId,EncodedPixels\na_1,1 4\na_2,5 2\na_4,\n"
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("\ufeff" + GOOD, "s.csv: line 1: begins with a byte order mark, as Excel writes it, which some readers"),
         ("Id,EncodedPixels\na_1,1 4\n", "s.csv: header 'Id,EncodedPixels', but the dialect has 'ImageId,Encoded"),
         ("ImageId,EncodedPixels,Usage\na_1,1 4,Public\n", "header 'ImageId,EncodedPixels,Usage', but the dialect has"),
         (GOOD.replace("a_4,\n", ""), "s.csv: 1 of 3 rows are missing: a_4"),

@@ -10,7 +10,7 @@ import numpy as np
 from visionapps.errors import DataError
 from visionapps.inference.dialects import Dialect
 from visionapps.inference.submission import mask_files, read_masks
-from visionapps.inference.submission_rows import Row, csv_lines, parse_sized, to_places
+from visionapps.inference.submission_rows import Row, csv_lines, mark_problems, parse_sized, to_places
 from visionapps.inference.void_masks import VoidCheck
 from visionapps.masks import Runs, check_runs, encode_labels, merge_runs
 from visionapps.metrics.run_areas import RunTable
@@ -117,6 +117,8 @@ def _rows(path: Path, dialect: Dialect, usage: str | None, problems: list[str]) 
             f"{path}: header {','.join(header)!r}, but the dialect has {','.join(dialect.header)!r}; choose another "
             "--dialect, or exchange the two files"
         )
+    if usage is None:  # what is uploaded; a solution file stays here
+        problems += mark_problems(path)
     places = [header.index(title) for title in dialect.header]
     use = header.index(usage) if usage in header else None
     if use is None and usage not in (None, USAGE):

@@ -256,11 +256,7 @@ def read_submission(path: Path, dialect: Dialect) -> list[Row]:
 def parse_rows(path: Path, dialect: Dialect, *, problems: list[str]) -> Iterator[Row]:
     """Rows whose id has the right form; what is wrong with the others goes to problems."""
     (line, header), *lines = csv_lines(path)
-    if _has_mark(path):
-        problems.append(
-            "line 1: begins with a byte order mark, as Excel writes it, which some readers take for a part of the "
-            "title; save the file as UTF-8 without one"
-        )
+    problems += mark_problems(path)
     if tuple(header) != dialect.header:
         problems.append(f"line {line}: header {','.join(header)!r}, but {','.join(dialect.header)!r} is expected")
     width = len(dialect.header)
@@ -283,9 +279,15 @@ def _key(cells: Sequence[str], dialect: Dialect) -> str:
     return ",".join(cell for form, cell in forms if "{id}" in form or "{class}" in form)
 
 
-def _has_mark(path: Path) -> bool:
+def mark_problems(path: Path) -> list[str]:
+    """What is wrong with a file that begins with a byte order mark, which ``csv_lines`` passes over; else nothing."""
     with path.open("rb") as file:
-        return file.read(len(BOM_UTF8)) == BOM_UTF8
+        if file.read(len(BOM_UTF8)) != BOM_UTF8:
+            return []
+    return [
+        "line 1: begins with a byte order mark, as Excel writes it, which some readers take for a part of the title; "
+        "save the file as UTF-8 without one"
+    ]
 
 
 def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
