@@ -129,23 +129,6 @@ def fit_calibration(kind: Kind, histogram: NDArray[np.int64]) -> Calibration | N
     return None if not histogram.sum(1).all() else fits[kind](histogram)
 
 
-def calibration_error(histogram: NDArray[np.int64], table: NDArray[Any], *, bins: int = 15) -> float:
-    """Expected calibration error: by how much confidence and frequency differ, over bins of equal width.
-
-    Args:
-        histogram: (2, 256).
-        table: (256,) probability that each level stands for.
-        bins: of the probability.
-
-    Source: Naeini et al. 2015; 15 bins as in Guo et al. 2017.
-    """
-    place = np.minimum((np.asarray(table, np.float64) * bins).astype(np.int64), bins - 1)
-    count = histogram.sum(0)
-    of_bin = np.bincount(place, count, bins)
-    gap = np.bincount(place, count * table, bins) - np.bincount(place, histogram[1], bins)
-    return float(np.abs(gap).sum() / max(1.0, of_bin.sum()))
-
-
 def plain_table() -> NDArray[np.float32]:
     """(256,) what scores mean as they are."""
     return (np.arange(LEVELS) / _SCALE).astype(np.float32)
