@@ -296,6 +296,7 @@ def test_check_rehearses_a_good_run_and_finds_what_forbids_a_bad_one(
 def test_masks_are_learnt_and_scored_where_the_annotations_have_them(trained: tuple[Path, Path], tmp_path: Path):
     model = yaml.safe_load(trained[0].read_text())["model"]["init_args"]["model"]
     model["class_path"] = "visionapps.models.mask_rcnn"
+    model["init_args"]["regions"]["size"] = 3  # bins; masks of 12 px
     config = changed(trained, tmp_path, (("model", "init_args", "model"), model), (("trainer", "max_epochs"), 1))
     assert main(["fit", "--config", str(config), "--out", str(tmp_path / "out")]) == 0
     assert len(logged(tmp_path / "out", "val/mask_ap")) == 1
