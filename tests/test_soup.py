@@ -51,8 +51,9 @@ def test_every_weight_is_the_weighted_mean_and_counters_the_largest(bundles):
     }  # the scores of the parts are not those of the mean
 
 
-def test_one_checkpoint_averaged_with_itself_stays_what_it_is(bundles):
-    before, after = load(bundles[0]).model.state_dict(), average([bundles[0]] * 2).model.state_dict()
+def test_one_checkpoint_averaged_with_its_copy_stays_what_it_is(bundles, tmp_path):
+    copy = shutil.copytree(bundles[0], tmp_path / "copy")
+    before, after = load(bundles[0]).model.state_dict(), average([bundles[0], copy]).model.state_dict()
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
@@ -69,6 +70,10 @@ def test_what_is_no_checkpoint_of_the_same_model_is_refused_by_name(bundles, tmp
         average([bundles[0], tmp_path / "trees"])
     with pytest.raises(ConfigError, match="2 weights for 3 checkpoints"):
         average(bundles, [1, 2])
+    again = bundles[1].parent / "." / ".." / bundles[1].parent.name / "m1"
+    for make in (lambda: average([*bundles, again], [1, 2, 5, 2]), lambda: greedy_soup([*bundles, again], len)):
+        with pytest.raises(ConfigError, match=r"average: .*m1 is there twice; give it once, with a larger weight"):
+            make()
     with pytest.raises(ConfigError, match="finite and not negative, and not all 0"):
         average(bundles[:2], [0, 0])
     with pytest.raises(WeightsError, match="no such checkpoint"):

@@ -8,6 +8,7 @@ Sources: Izmailov et al. 2018 (SWA); Wortsman et al. 2022 (model soups, and the 
 (statistics of a population instead of a running mean).
 """
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,7 +40,7 @@ def average(paths: Sequence[Path], weights: Sequence[float] | None = None) -> Bu
         too, and its scores unknown.
 
     Raises:
-        ConfigError: weights do not fit the checkpoints.
+        ConfigError: weights do not fit the checkpoints, or one is there twice.
         WeightsError: a checkpoint cannot be read, or is of another model than the first; both are named.
     """
     shares = _shares(paths, weights)
@@ -187,6 +188,10 @@ class _Moments:
 def _shares(paths: Sequence[Path], weights: Sequence[float] | None) -> tuple[float, ...]:
     if not paths:
         raise ConfigError("average: no checkpoint; give two or more")
+    places = [os.path.abspath(path) for path in paths]
+    for i, path in enumerate(paths):
+        if places[i] in places[:i]:
+            raise ConfigError(f"average: {path} is there twice; give it once, with a larger weight")
     given = [1.0] * len(paths) if weights is None else [float(weight) for weight in weights]
     if len(given) != len(paths):
         raise ConfigError(f"average: {len(given)} weights for {len(paths)} checkpoints; give one for each")
