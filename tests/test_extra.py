@@ -12,6 +12,7 @@ from visionapps.cli.check import build_dataset
 from visionapps.data.crops import RandomCrops
 from visionapps.data.dataset import Dataset, Extra, Policies, Split
 from visionapps.data.doctor import Examination, examine
+from visionapps.data.drawn import Drawn
 from visionapps.data.draws import ClassCells
 from visionapps.data.extra import require_apart
 from visionapps.data.labels import ClassDef
@@ -278,6 +279,10 @@ def test_a_run_draws_as_many_crops_as_cover_all_sources_by_weight_and_remembers_
     assert len(data.random_crops()) == round((3 + 2 * 0.5) * 70 * 90 / 16**2)
     files = [*(folder.root / "images").glob("s[012].png"), *(folder.root / "more").iterdir()]
     assert {row.tobytes() for row in data.seen().digests} == {content(path) for path in files}
+    land = sum((truth(i) == 0).sum() for i in range(3)) + sum((folder.labels(i) == 1).sum() for i in (8, 9))
+    labelled = (3 * 70 + 2 * 60) * 90
+    assert data.photo_counts() == Drawn(5, (5, 5), (land, labelled - land))  # what there is, whatever its weight
+    assert data.class_counts().pixels[0] < land
 
 
 def test_labels_of_a_fold_go_with_it(folder):

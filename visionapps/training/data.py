@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -138,10 +139,9 @@ class SegmentationData(LightningDataModule):
         return class_counts(self.labels.names, self._examined().learned)
 
     def photo_counts(self) -> Drawn:
-        """The training photos, counted as if each were one crop."""
-        photos, classes = self._examined().learned, range(len(self.labels))
-        holding = tuple(sum(photo.class_pixels[k] > 0 for photo in photos) for k in classes)
-        return Drawn(len(photos), holding, self.class_counts().pixels)
+        """The training photos, counted as if each were one crop, whatever the weight of its source."""
+        counts = np.array([photo.class_pixels for photo in self._examined().learned])
+        return Drawn.of_row([len(counts), *(counts > 0).sum(axis=0), *counts.sum(axis=0)])
 
     def rehearsal_batch(self) -> Sample:
         """Two crops, as training would see them first."""
