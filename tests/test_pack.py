@@ -32,7 +32,7 @@ from visionapps.competition.budget import Costs, Quality
 from visionapps.competition.pack import Package, dialect_to_dict, duration
 from visionapps.competition.pack_drawing import REPORT, Wishes, draw_package
 from visionapps.competition.pack_images import find_images, find_sample
-from visionapps.competition.pack_trial import try_package
+from visionapps.competition.pack_trial import try_package, write_verified
 from visionapps.competition.pack_wheels import Target, fetch, project_wheel, read_installed
 from visionapps.errors import ConfigError, DataError, OutputError, VisionAppsError, WeightsError
 from visionapps.inference.bundle import Bundle
@@ -297,6 +297,15 @@ def test_a_submission_that_could_not_be_written_is_told_before_anything_is_drawn
     with pytest.raises(error, match=re.escape(message)):
         draw_package(home / "package", wishes, work=tmp_path / "work", say=print, clock=lambda: 0.0, measure=never)
     assert set(tmp_path.rglob("*")) - set(before) <= {tmp_path / "work" / "rehearsal"}
+
+
+@pytest.mark.parametrize("dialect", ["kaggle", "png"])
+def test_images_of_nothing_but_background_and_void_are_written_as_what_they_are(home, tmp_path, dialect):
+    package = replace(Package.open(home / "package"), rules=load_rules(dialect))
+    mask = np.zeros((4, 6), np.uint8)
+    mask[:, :2] = 255  # of a raster without data there: no 0/255 mask of another tool
+    report = write_verified([("a", mask), ("b", mask * 0)], tmp_path / "s", package, sizes={"a": (4, 6), "b": (4, 6)})
+    assert (report.images, report.filled, report.void_only) == (2, 0, 1)
 
 
 @pytest.mark.parametrize("dialect", ["png", "png-binary"])

@@ -109,3 +109,21 @@ def test_the_verb_warns_of_masks_that_lose_all_they_hold(tmp_path, capsys):
         assert "warning: 1 of 2 masks hold only background and 255, which means void" in capsys.readouterr().err
         assert main(["submit", str(tmp_path / "masks"), "--verify", str(tmp_path / name), "--dialect", name]) == 0
         assert "warning: 1 of 2 masks hold only background and 255, which means void" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["kaggle", "png", "png-binary"])
+def test_masks_of_nothing_and_some_void_are_submitted_where_255_is_said_to_be_void(tmp_path, capsys, name):
+    (tmp_path / "masks").mkdir()
+    for image, mask in (("a", HALF), ("b", EMPTY)):
+        Image.fromarray(mask).save(tmp_path / "masks" / f"{image}.png")
+    line = ["submit", str(tmp_path / "masks"), "--dialect", name]
+    written = tmp_path / "written"
+    for action in ("--out", "--verify"):
+        assert main([*line, action, str(written)]) == 1
+        assert "; if it is void, and no image has an object, --allow-empty" in capsys.readouterr().err
+        assert main([*line, action, str(written), "--allow-empty"]) == 0
+        assert "every pixel of 2 images" in capsys.readouterr().out
+    if name == "kaggle":
+        assert written.read_text().splitlines()[1:] == ["a,", "b,"]
+    else:
+        assert not any(np.asarray(Image.open(path)).any() for path in written.iterdir())

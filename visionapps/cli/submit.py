@@ -51,6 +51,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite", action="store_true", help="replace what is there, but no foreign file of a folder"
     )
+    parser.add_argument(
+        "--allow-empty", action="store_true", help="255 is void in the masks, even if none of them holds any object"
+    )
     _declare_rules(parser)
 
 
@@ -131,6 +134,7 @@ def _write(options: argparse.Namespace, dialect: "Dialect | FileDialect") -> int
         match_images([dialect.image_of(name) for name in names], sizes, where=options.masks)
     masks = read_masks(tqdm(files, unit="mask", disable=None))
     known = {"classes": options.classes, "sample": options.sample, "sizes": sizes, "overwrite": options.overwrite}
+    known["allow_empty"] = options.allow_empty
     if isinstance(dialect, Dialect):
         report = write_submission(masks, options.out, dialect=dialect, **known)
     else:
@@ -159,6 +163,7 @@ def _verify(options: argparse.Namespace, dialect: "Dialect | FileDialect") -> in
     sizes = image_sizes(options.images, dialect.image_id) if options.images else None
     masks = read_masks(mask_files(options.masks)) if options.masks else ()
     known = {"classes": options.classes, "sample": options.sample, "sizes": sizes, "masks": masks}
+    known["allow_empty"] = options.allow_empty
     if isinstance(dialect, Dialect):
         report = verify(options.verify, dialect, **known)
     else:

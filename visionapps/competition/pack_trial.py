@@ -4,6 +4,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -102,15 +103,15 @@ def write_verified(
         DataError: masks, images and sample do not belong together.
         OutputError: it cannot be written, or is not valid.
     """
-    rules, classes = package.rules, len(package.labels)
+    rules = package.rules
+    known: dict[str, Any] = {"classes": len(package.labels), "sample": sample, "sizes": sizes}
+    own: dict[str, Any] = {"overwrite": True, "allow_empty": True}  # in masks of our models 255 is void for certain
     if isinstance(rules, Dialect):
-        written = write_submission(
-            masks, path, dialect=rules, classes=classes, sample=sample, sizes=sizes, overwrite=True
-        )
-        found = verify(path, rules, classes=classes, sample=sample, sizes=sizes)
+        written = write_submission(masks, path, dialect=rules, **known, **own)
+        found = verify(path, rules, **known)
     else:
-        written = write_files(masks, path, dialect=rules, classes=classes, sample=sample, sizes=sizes, overwrite=True)
-        found = verify_files(path, rules, classes=classes, sample=sample, sizes=sizes)
+        written = write_files(masks, path, dialect=rules, **known, **own)
+        found = verify_files(path, rules, **known)
     if found.problems:
         raise OutputError(
             f"{path}: is written, but has {len(found.problems)} problems: {'; '.join(found.problems[:_SHOWN])}; hold "

@@ -25,6 +25,7 @@ def verify_files(
     sample: Path | None = None,
     sizes: Mapping[str, Size] | None = None,
     masks: Iterable[NamedMask] = (),
+    allow_empty: bool = False,
 ) -> Report:
     """Decode every file of a submission and report everything that is wrong with it.
 
@@ -39,15 +40,15 @@ def verify_files(
         sizes: (H, W) of the test images by id.
         masks: file name (without suffix) and label map of images to compare with; those that the sample does not name
             are passed over, as in writing.
+        allow_empty: 255 is void in the masks, even where none holds anything else but background.
 
     Raises:
         DataError: the archive or the sample cannot be read, a mask is unusable, or all are of 0 and 255 and mean
             nothing here.
     """
     wanted = None if sample is None else read_sample_files(sample, dialect, classes=classes)
-    check = _Check(
-        dialect, dialect.written(classes), {**(wanted.sizes if wanted else {}), **(sizes or {})}, classes is not None
-    )
+    known = {**(wanted.sizes if wanted else {}), **(sizes or {})}
+    check = _Check(dialect, dialect.written(classes), known, classes is not None)
     for entry in read_entries(path):
         try:
             if entry.wrong:
@@ -65,13 +66,12 @@ def verify_files(
         for file, plane in planes_of(name, mask, dialect=dialect, written=check.written, classes=classes):
             check.compare(file, remember(plane))
         voids.add(mask)
-    voids.refuse(path)
-    planes = list(check.planes.values())
+    voids.refuse(path, allow_empty=allow_empty)
     return Report(
-        rows=len(check.found),
-        images=len(check.images),
-        labels=len(check.written) if dialect.per_class else 1,
-        filled=sum(plane.filled for plane in planes),
+        len(check.found),
+        len(check.images),
+        len(check.written) if dialect.per_class else 1,
+        sum(plane.filled for plane in check.planes.values()),
         compared=voids.masks,
         left_out=left_out,
         problems=tuple(check.problems),

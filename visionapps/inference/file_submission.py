@@ -38,6 +38,7 @@ def write_files(
     sample: Path | None = None,
     sizes: Mapping[str, Size] | None = None,
     overwrite: bool = False,
+    allow_empty: bool = False,
 ) -> Report:
     """Write label maps as mask files, then read them back and compare every pixel before they take their name.
 
@@ -49,6 +50,7 @@ def write_files(
         sample: what the competition asks for, see ``read_sample_files``; masks that it does not name are left out.
         sizes: (H, W) of the test images by id: each must have a mask, of its size unless the dialect resizes.
         overwrite: replace what is there; a folder, if all that it holds is files of this dialect.
+        allow_empty: as ``write_submission`` has it.
 
     Raises:
         DataError: a mask has an unknown label or another size than its image, two masks have one id, or the sample or
@@ -68,7 +70,7 @@ def write_files(
         with write_entries(temporary, form) as put:
             for name, mask in masks:
                 tally.add(name, mask, put)
-        tally.refuse_nothing(path)
+        tally.refuse_nothing(path, allow_empty)
         if wanted is not None and sample is not None:
             _match_names(tally.planes, wanted.names, sample)
         if sizes is not None:
@@ -134,11 +136,11 @@ class _Tally:
             self.planes[file] = remember(plane)
         self.voids.add(mask)
 
-    def refuse_nothing(self, path: Path) -> None:
+    def refuse_nothing(self, path: Path, allow_empty: bool) -> None:
         """A result without an image, or 0/255 masks that would become valid files without any foreground."""
         if not self.planes:
             raise DataError(f"{path}: there was no mask to write; give at least one the sample names")
-        self.voids.refuse(path)
+        self.voids.refuse(path, allow_empty=allow_empty)
 
 
 def _require_size(name: str, size: Size, wanted: Size | None) -> None:

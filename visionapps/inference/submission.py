@@ -126,6 +126,7 @@ def write_submission(
     sample: Path | None = None,
     sizes: Mapping[str, Size] | None = None,
     overwrite: bool = False,
+    allow_empty: bool = False,
 ) -> Report:
     """Write label maps as a run-length CSV, then read it back and compare every pixel before it takes its name.
 
@@ -137,6 +138,8 @@ def write_submission(
         sample: the competition's sample_submission.csv: its ids are written, all of them, in its order.
         sizes: (H, W) of the test images by id: each must have a mask, of its size unless the dialect resizes.
         overwrite: replace an existing file.
+        allow_empty: 255 is void in these masks, as in those of our models; without it, masks that hold nothing else
+            but background are refused.
 
     Raises:
         DataError: a mask has an unknown label or another size than its image, two masks have one id, or the sample or
@@ -161,7 +164,7 @@ def write_submission(
                 rows = [row for name, mask in masks for row in tally.add(name, mask)]
                 match_keys(tally.keys(), wanted.keys, sample=sample, dialect=dialect, ids=tally.ids)
                 writer.writerows(_in_order(rows, wanted.keys, dialect))
-        tally.refuse_nothing(path)
+        tally.refuse_nothing(path, allow_empty)
         if sizes is not None:
             match_images(tally.ids, sizes, where=path)
         return _read_back(path, temporary, tally=tally)
@@ -222,11 +225,11 @@ class _Tally:
         labels = self.written if self.dialect.per_class else self.written[:1]
         return {self.dialect.key(image, label) for image in self.images for label in labels}
 
-    def refuse_nothing(self, path: Path) -> None:
+    def refuse_nothing(self, path: Path, allow_empty: bool) -> None:
         """A file without an image, or 0/255 masks that would become a valid file without a single run."""
         if not self.images:
             raise DataError(f"{path}: there was no mask to write; give at least one")
-        self.voids.refuse(path)
+        self.voids.refuse(path, allow_empty=allow_empty)
 
 
 def _size(places: Places) -> Size:

@@ -51,6 +51,7 @@ def verify(
     sample: Path | None = None,
     sizes: Mapping[str, Size] | None = None,
     masks: Iterable[NamedMask] = (),
+    allow_empty: bool = False,
 ) -> Report:
     """Decode every row of a submission and report everything that is wrong with it.
 
@@ -65,6 +66,7 @@ def verify(
         sizes: (H, W) of the test images by id: others must not have rows; these must, unless the absent is skipped.
         masks: file name (without suffix) and label map of images to compare with; also tells sizes that the dialect
             leaves open. Those that the sample does not name are passed over, as in writing.
+        allow_empty: 255 is void in the masks, even where none holds anything else but background.
 
     Raises:
         DataError: a file is missing or is no CSV, a mask is unusable, or all are of 0 and 255 and mean nothing here.
@@ -79,15 +81,7 @@ def verify(
     known = {**(wanted.sizes if wanted else {}), **(sizes or {})}
     known = {row.image: size for row in rows if (size := dialect.resize or known.get(row.image))}
     problems += _size_problems(rows, known)
-    usable = []
-    for row in _first_of_each(rows, dialect):
-        if dialect.per_class and row.label not in written:
-            problems.append(f"line {row.line} ({row.key}): label {row.label} has no rows in this dialect")
-        elif not (found := _run_problem(row, dialect, known.get(row.image) or row.size)):
-            usable.append(row)
-        else:
-            problems.append(found)
-    of_image = by_image(usable)
+    of_image = by_image(_usable(rows, dialect, written=written, known=known, problems=problems))
     overlaps = {image: found for image, own in of_image.items() if (found := _overlap(image, own, dialect))}
     problems += overlaps.values()
     left_out, voids = 0, VoidCheck(written)
@@ -101,8 +95,26 @@ def verify(
         own = [] if image in overlaps else of_image.get(image, [])
         problems += _differences(places, own, image=image, dialect=dialect, written=written)
         voids.add(mask)
-    voids.refuse(path)
+    voids.refuse(path, allow_empty=allow_empty)
     return count_rows(rows, dialect, written=written, voids=voids, left_out=left_out, problems=problems)
+
+
+def _usable(
+    rows: Sequence[Row],
+    dialect: Dialect,
+    *,
+    written: Sequence[int],
+    known: Mapping[str, Size],
+    problems: list[str],
+) -> Iterator[Row]:
+    """Rows whose pixels can be told; what is wrong with the others goes to the problems."""
+    for row in _first_of_each(rows, dialect):
+        if dialect.per_class and row.label not in written:
+            problems.append(f"line {row.line} ({row.key}): label {row.label} has no rows in this dialect")
+        elif found := _run_problem(row, dialect, known.get(row.image) or row.size):
+            problems.append(found)
+        else:
+            yield row
 
 
 def _written(rows: Sequence[Row], dialect: Dialect, *, classes: int | None) -> tuple[int, ...]:

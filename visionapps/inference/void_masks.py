@@ -55,15 +55,19 @@ class VoidCheck:
         blocks = (mask[row : row + _ROWS] for row in range(0, len(mask), _ROWS))
         return all(bool(np.isin(block, self._blank).all()) for block in blocks)
 
-    def refuse(self, where: Path) -> None:
+    def refuse(self, where: Path, *, allow_empty: bool | None = None) -> None:
         """Raise DataError if 255 was meant as foreground in all likelihood.
 
         Args:
             where: the masks come from or go to, for the message.
+            allow_empty: whether it is known that 255 is void, so that no image may hold an object; None: the caller
+                has no such option.
         """
-        if self._told or not self.void_only:
+        if self._told or allow_empty or not self.void_only:
             return
         advice = f"if {IGNORE} means foreground here, give --labels {IGNORE}"
+        if allow_empty is not None:
+            advice += "; if it is void, and no image has an object, --allow-empty"
         only = f"hold only background and {IGNORE}, which means void"
         if self.void_only == self.masks:
             raise DataError(f"{where}: all {self.void_only} masks {only}; {advice}")
