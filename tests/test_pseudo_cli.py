@@ -239,6 +239,9 @@ def test_a_place_that_is_taken_and_a_bundle_among_the_images_are_told_before_any
     }.items():
         assert run(home, images=str(second), out="never") == 1
         assert f"{second}: {said}" in capsys.readouterr().err
+    (tmp_path / "list.yaml").write_text("none.png")
+    assert main(["pseudo", str(home / "bundle"), f"@{tmp_path / 'list.yaml'}", "--out", str(home / "never")]) == 1
+    assert "list.yaml: line 1: " in capsys.readouterr().err
 
 
 def test_folders_that_hold_other_things_are_never_replaced(home, capsys, tmp_path):

@@ -131,7 +131,7 @@ def _refuse_models(inputs: list[str]) -> None:
     for text in inputs:
         if (Path(text) / MODEL).is_file():
             raise ConfigError(f"{text}: is a bundle, no image; average it with the teacher by --member {text}")
-        if is_spec(Path(text)):
+        if is_spec(Path(text)) and not text.startswith("@"):  # a list may have any name
             raise ConfigError(
                 f"{text}: is the file of an ensemble, no image; one teacher comes first, and photos follow it"
             )
