@@ -334,6 +334,102 @@ def test_a_sample_among_the_inputs_goes_before_the_packed_one_as_hidden_sets_hav
         find_sample("sample.csv", (tmp_path / "inputs",))
 
 
+class StoppedError(Exception):
+    """The trial would begin now."""
+
+
+def begun(package: Path, work: Path, **wishes) -> str:
+    """What a run says before its trial."""
+    said: list[str] = []
+
+    def stop(*_: object, **__: object):
+        raise StoppedError
+
+    work.mkdir(exist_ok=True)
+    with pytest.raises(StoppedError):
+        draw_package(
+            package, Wishes(device="cpu", **wishes), work=work, say=said.append, clock=lambda: 0.0, measure=stop
+        )
+    return "\n".join(said)
+
+
+def repacked(home: Path, package: Path, sample: str) -> Path:
+    """A copy of the package whose sample is called otherwise."""
+    shutil.copytree(home / "package", package)
+    shutil.move(package / "sample.csv", package / sample)
+    manifest = json.loads((package / "visionapps_package.json").read_text())
+    (package / "visionapps_package.json").write_text(json.dumps({**manifest, "sample": sample}))
+    return package
+
+
+def test_the_submission_of_the_run_before_is_not_taken_for_a_sample_of_the_same_name(home, tmp_path, monkeypatch):
+    package = repacked(home, tmp_path / "p", "submission.csv")
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "submission.csv").write_text("id,rle\np1_1,\np1_2,\n")
+    monkeypatch.chdir(here)
+    known = {"images": home / "test", "overwrite": True, "roots": (here,)}
+    assert f"4 images of 0.0 megapixels in {home / 'test'}, asked for by {package / 'submission.csv'}" in begun(
+        package, tmp_path / "work", **known
+    )
+    text = begun(package, tmp_path / "work", **known, out=here / "other.csv")  # which may well be a sample then
+    assert f"asked for by {here / 'submission.csv'}" in text
+    with pytest.raises(OutputError, match=r"submission.csv is read to make the result, which would replace it"):
+        begun(package, tmp_path / "work", **known, sample=here / "submission.csv")
+
+
+def test_a_sample_that_is_a_folder_is_found_among_the_inputs_and_is_no_folder_of_images(home, tmp_path):
+    package = repacked(home, tmp_path / "p", "masks")
+    (package / "masks").unlink()
+    (package / "dialect.yaml").write_text(yaml.safe_dump(dialect_to_dict(load_rules("png"))))
+    inputs = tmp_path / "inputs"
+    shutil.copytree(home / "test", inputs / "photos")
+    for folder, names in ((package / "masks", SIZES), (inputs / "masks", ["p3"]), (inputs / "out", ["p3"])):
+        folder.mkdir()
+        for name in names:
+            Image.fromarray(np.zeros(SIZES[name], np.uint8)).save(folder / f"{name}.png")
+    text = begun(package, tmp_path / "work", roots=(inputs,), out=inputs / "out", overwrite=True)
+    assert f"1 images of 0.0 megapixels in {inputs / 'photos'}, asked for by {inputs / 'masks'}" in text
+    shutil.copytree(inputs / "masks", inputs / "copy" / "masks")
+    assert find_sample("masks", (inputs,), folder=True) == inputs / "masks"
+    assert find_sample("masks", (inputs,)) is None  # of a file
+    (inputs / "copy" / "masks" / "p3.png").rename(inputs / "copy" / "masks" / "p4.png")
+    with pytest.raises(ConfigError, match=r"several folders are called masks, and they differ: .*copy/masks; say"):
+        find_sample("masks", (inputs,), folder=True)
+
+
+def test_folders_that_are_linked_are_looked_into_but_not_in_circles(tmp_path):
+    store, inputs = tmp_path / "store", tmp_path / "inputs"
+    (store / "test").mkdir(parents=True)
+    inputs.mkdir()
+    (store / "test" / "7.jpg").touch()
+    (store / "sample.csv").touch()
+    (inputs / "data").symlink_to(store)
+    (inputs / "again").symlink_to(store / "test")  # the same folder is no other one
+    for name, target in {"up": tmp_path, "self": inputs / "self", "gone": tmp_path / "gone"}.items():
+        (inputs / name).symlink_to(target)
+    (store / "test" / "back").symlink_to(inputs)
+    (inputs / "sample.csv").symlink_to(tmp_path / "gone")
+    (tmp_path / "besides" / "test").mkdir(parents=True)
+    shutil.copy(store / "test" / "7.jpg", tmp_path / "besides" / "test")  # nobody gave what lies above
+    rules = Dialect(order="row")
+    (found,) = find_images(["7"], rules, roots=(inputs,)).values()
+    assert found.resolve() == store / "test" / "7.jpg"
+    assert find_sample("sample.csv", (inputs,)) == inputs / "data" / "sample.csv"
+    with pytest.raises(DataError, match="no image of the 1"):
+        find_images(["7"], rules, roots=(inputs,), without=[store / "test"])
+
+
+def test_a_folder_within_reach_of_one_root_is_found_though_another_root_reaches_it_too_late(tmp_path):
+    deep = tmp_path.joinpath(*"abcdefg")
+    deep.mkdir(parents=True)
+    (deep / "7.jpg").touch()
+    rules = Dialect(order="row")
+    with pytest.raises(DataError, match="no image of the 1"):
+        find_images(["7"], rules, roots=(tmp_path,))
+    assert find_images(["7"], rules, roots=(tmp_path, tmp_path / "a" / "b")) == {"7": deep / "7.jpg"}
+
+
 def test_images_of_a_run_must_be_those_of_the_sample(home, tmp_path):
     folder = shutil.copytree(home / "test", tmp_path / "test")
     (folder / "p4.png").unlink()

@@ -15,7 +15,7 @@ from visionapps.competition.pack_images import asked_ids, find_images, find_samp
 from visionapps.competition.pack_painting import Painter, load_of
 from visionapps.competition.pack_trial import on_device, require_writable, try_package, write_verified
 from visionapps.errors import DataError
-from visionapps.files import refuse_existing, whole_output
+from visionapps.files import refuse_existing, refuse_sources, whole_output
 from visionapps.inference.inputs import list_inputs
 from visionapps.inference.submission import NamedMask, Report, read_masks
 from visionapps.inference.survey import Failure, Sheet
@@ -102,11 +102,11 @@ def draw_package(
         package.memory if wishes.memory is None else wishes.memory,
     )
     base = peak()
-    run = _Run(package, wishes, limits, work, say=say, clock=clock)
-    run.rehearse(out)
+    run = _Run(package, wishes, limits, out, work=work, say=say, clock=clock)
+    run.rehearse()
     choice = run.choose(base, measure)
     run.draw(choice.quality)
-    report = run.write(out)
+    report = run.write()
     outcome = Outcome(out, report, choice, run.lowered, tuple(run.blank), clock())
     _tell(outcome, run, say)
     return outcome
@@ -115,13 +115,18 @@ def draw_package(
 class _Run:
     """One run, step by step."""
 
-    def __init__(self, package: Package, wishes: Wishes, limits: Limits, work: Path, *, say: Say, clock: Clock) -> None:
+    def __init__(
+        self, package: Package, wishes: Wishes, limits: Limits, out: Path, *, work: Path, say: Say, clock: Clock
+    ) -> None:
         self.package, self.limits, self.clock = package, limits, clock
+        self._wishes, self._out = wishes, out
         self._say, self._work = say, work
-        found = find_sample(package.sample.name, wishes.roots, without=package.root)
-        self.sample = wishes.sample or found or package.sample
+        self.sample = wishes.sample or self._find_sample() or package.sample
+        refuse_sources(out, [self.sample, wishes.images])
         wanted = asked_ids(self.sample, package.rules, len(package.labels))
-        files = find_images(wanted, package.rules, folder=wishes.images, roots=wishes.roots, without=package.root)
+        # Samples and submissions of mask files have images of these ids, too.
+        others = (package.root, self.sample, out)
+        files = find_images(wanted, package.rules, folder=wishes.images, roots=wishes.roots, without=others)
         self.sizes, damaged = sizes_of(files)
         self._inputs = dict(zip(wanted, list_inputs([str(path) for path in files.values()]), strict=True))
         self._ids = {image.name: one for one, image in self._inputs.items()}
@@ -139,12 +144,18 @@ class _Run:
             f"by {self.sample}"
         )
 
-    def rehearse(self, out: Path) -> None:
+    def _find_sample(self) -> Path | None:
+        """The sample among the inputs; the submission of the run before is none, whatever it is called."""
+        packed = self.package.sample
+        hidden = (self.package.root, self._out)
+        return find_sample(packed.name, self._wishes.roots, folder=packed.is_dir(), without=hidden)
+
+    def rehearse(self) -> None:
         """Write and verify a submission without objects elsewhere: what cannot be written is told before hours pass."""
-        require_writable(out, self.package.rules)
+        require_writable(self._out, self.package.rules)
         nothing = ((item.stem, np.zeros(self.sizes[image], np.uint8)) for image, item in self._inputs.items())
         folder = self._work / "rehearsal"
-        write_verified(nothing, folder / out.name, self.package, sample=self.sample, sizes=self.sizes)
+        write_verified(nothing, folder / self._out.name, self.package, sample=self.sample, sizes=self.sizes)
         shutil.rmtree(folder)
 
     def choose(self, base: int, measure: Measure) -> Choice:
@@ -224,9 +235,9 @@ class _Run:
         if len(self.blank) == len(self.sizes):
             raise DataError("no image could be drawn, so there is no submission; the warnings say why")
 
-    def write(self, out: Path) -> Report:
+    def write(self) -> Report:
         """The submission, verified."""
-        return write_verified(self._masks(), out, self.package, sample=self.sample, sizes=self.sizes)
+        return write_verified(self._masks(), self._out, self.package, sample=self.sample, sizes=self.sizes)
 
     def _survey(self, images: Sequence[str]) -> dict[str, Sheet]:
         """Plans of images; those that cannot be opened stay blank."""

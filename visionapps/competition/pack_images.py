@@ -1,8 +1,9 @@
 """The test images that a sample submission asks for: found among the inputs of a notebook, held against its ids."""
 
+import hashlib
 import os
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from visionapps.data.images import image_size
@@ -36,7 +37,7 @@ def find_images(
     *,
     folder: Path | None = None,
     roots: Sequence[Path] = (),
-    without: Path | None = None,
+    without: Collection[Path] = (),
 ) -> dict[str, Path]:
     """The image of every id.
 
@@ -45,7 +46,7 @@ def find_images(
         rules: find ids in names of files.
         folder: of the images; None: the one below the roots that has them all.
         roots: where to look.
-        without: a folder that is not looked into.
+        without: folders that are not looked into.
 
     Returns:
         Files by id, in the order of the ids; other images of the folder are left out.
@@ -81,13 +82,16 @@ def find_images(
     return _all_of(wanted, _image_files(best[1]), rules, best[1])
 
 
-def find_sample(name: str, roots: Sequence[Path], *, without: Path | None = None) -> Path | None:
+def find_sample(
+    name: str, roots: Sequence[Path], *, folder: bool = False, without: Collection[Path] = ()
+) -> Path | None:
     """The sample submission of that name among the inputs: where test sets are hidden, it is another than was packed.
 
     Args:
-        name: of the file.
+        name: of the file or folder.
         roots: where to look.
-        without: a folder that is not looked into.
+        folder: it is a folder of mask files.
+        without: folders that are not looked into, and files that are passed over.
 
     Returns:
         None where there is none.
@@ -95,13 +99,21 @@ def find_sample(name: str, roots: Sequence[Path], *, without: Path | None = None
     Raises:
         ConfigError: there are several that differ.
     """
-    found = [path / name for path, files in _walk(roots, without) if name in files]
-    if len({path.read_bytes() for path in found}) > 1:
+    hidden = {path.resolve() for path in without}
+    there = (path / name for path, names in _walk(roots, without) if name in names)
+    found = [path for path in there if (path.is_dir() if folder else path.is_file()) and path.resolve() not in hidden]
+    if len(found) > 1 and len({_contents(path) for path in found}) > 1:
         raise ConfigError(
-            f"several files are called {name}, and they differ: {', '.join(map(str, found[:4]))}; say which one with "
-            "--sample"
+            f"several {'folders' if folder else 'files'} are called {name}, and they differ: "
+            f"{', '.join(map(str, found[:4]))}; say which one with --sample"
         )
     return found[0] if found else None
+
+
+def _contents(path: Path) -> frozenset[tuple[str, bytes]]:
+    """What tells files, or folders with all that they hold, apart."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return frozenset((file.relative_to(path).as_posix(), hashlib.sha256(file.read_bytes()).digest()) for file in files)
 
 
 def sizes_of(files: Mapping[str, Path]) -> tuple[dict[str, Size], dict[str, str]]:
@@ -167,22 +179,38 @@ def _is_test(folder: Path | None) -> bool:
     return folder is not None and "test" in folder.name.lower()
 
 
-def _folders(roots: Iterable[Path], without: Path | None) -> Iterator[Path]:
+def _folders(roots: Sequence[Path], without: Collection[Path]) -> Iterator[Path]:
     """Folders with images."""
     for path, files in _walk(roots, without):
         if any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in files):
             yield path
 
 
-def _walk(roots: Iterable[Path], without: Path | None) -> Iterator[tuple[Path, list[str]]]:
-    """All folders below and their files, each once."""
-    seen: set[Path] = set()
-    for root in roots:
-        for place, names, files in os.walk(root):
-            path = Path(place)
-            if path in seen or path == without or len(path.relative_to(root).parts) > _DEEP:
-                names.clear()
-                continue
-            seen.add(path)
-            names[:] = sorted(name for name in names if not name.startswith("."))
-            yield path, files
+def _walk(roots: Sequence[Path], without: Collection[Path]) -> Iterator[tuple[Path, list[str]]]:
+    """All folders below and the names in them, each once, the nearest first.
+
+    Linked folders are followed, for inputs of notebooks may be links, but none to what a root lies in, as circles do.
+    """
+    seen = {path.resolve() for path in without}
+    above = {path for root in roots for path in root.resolve().parents}
+    waiting = deque((root, _DEEP) for root in roots)
+    while waiting:
+        place, deep = waiting.popleft()
+        real = place.resolve()
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError:  # what may not be read is none of the inputs
+            continue
+        yield place, [entry.name for entry in entries]
+        folders = [Path(entry) for entry in entries if deep and not entry.name.startswith(".") and _is_folder(entry)]
+        waiting += [(path, deep - 1) for path in folders if not (path.is_symlink() and path.resolve() in above)]
+
+
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
