@@ -297,11 +297,11 @@ def test_masks_are_learnt_and_scored_where_the_annotations_have_them(trained: tu
     model = yaml.safe_load(trained[0].read_text())["model"]["init_args"]["model"]
     model["class_path"] = "visionapps.models.mask_rcnn"
     model["init_args"]["regions"]["size"] = 3  # bins; masks of 12 px
-    config = changed(trained, tmp_path, (("model", "init_args", "model"), model), (("trainer", "max_epochs"), 1))
+    config = changed(trained, tmp_path, (("model", "init_args", "model"), model))
     assert main(["fit", "--config", str(config), "--out", str(tmp_path / "out")]) == 0
-    assert len(logged(tmp_path / "out", "val/mask_ap")) == 1
+    assert logged(tmp_path / "out", "val/loss/mask")[-1] < 0.6  # drawn by lot, masks cost ln 2
     scores = json.loads((tmp_path / "out/report/scores.json").read_text())["coco"]
-    assert scores["mask"]["ap"] == pytest.approx(logged(tmp_path / "out", "val/mask_ap")[0], abs=1e-6)
+    assert scores["mask"]["ap"] == pytest.approx(max(logged(tmp_path / "out", "val/mask_ap")), abs=1e-6)
 
 
 def test_masks_are_asked_for_where_the_annotations_hold_boxes_only(
