@@ -30,6 +30,42 @@ class PackageError(Exception):
     """What is wrong, and what to do."""
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+def _is_version(value: object) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(number, int) for number in value)
+
+
+def _are_files(value: object) -> bool:
+    """Names, each with what is known of the file."""
+    return isinstance(value, dict) and all(
+        isinstance(facts, dict) and _is_number(facts.get("bytes")) and _is_text(facts.get("sha256"))
+        for facts in value.values()
+    )
+
+
+_KEYS: dict[str, Callable[[object], bool]] = {  # what has to stand in the manifest
+    "python": _is_version,
+    "files": _are_files,
+    "wheel": _is_text,
+    "requirements": _are_texts,
+    "optional": _are_texts,
+    "sample": _is_text,
+    "seconds": _is_number,
+    "memory": _is_number,
+}
+
+
 def main(argv: Sequence[str] | None = None, root: Path | None = None, began: float = BEGAN) -> int:
     """Check, install, draw. Returns the exit code: 0 when a submission is there.
 
@@ -73,8 +109,14 @@ def read_manifest(root: Path) -> dict[str, Any]:
         manifest = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise PackageError(f"{root}: {MANIFEST} cannot be read ({error}); copy the whole package again") from error
-    if manifest.get("format") != FORMAT:
-        raise PackageError(f"{root}: a package of format {manifest.get('format')}, but run.py reads {FORMAT}")
+    form = manifest.get("format") if isinstance(manifest, dict) else None
+    if form != FORMAT:
+        raise PackageError(f"{root}: a package of format {form}, but run.py reads {FORMAT}")
+    wrong = [name for name, fits in _KEYS.items() if not fits(manifest.get(name))]
+    if wrong:
+        raise PackageError(
+            f"{root}: {MANIFEST} lacks {', '.join(wrong)}, or holds something else there; copy the whole package again"
+        )
     least = tuple(manifest["python"])
     if sys.version_info[:2] < least:
         own = ".".join(map(str, sys.version_info[:2]))
