@@ -299,6 +299,20 @@ def test_a_submission_that_could_not_be_written_is_told_before_anything_is_drawn
     assert set(tmp_path.rglob("*")) - set(before) <= {tmp_path / "work" / "rehearsal"}
 
 
+def test_a_folder_with_foreign_files_is_refused_before_anything_is_drawn(home, tmp_path):
+    package = shutil.copytree(home / "package", tmp_path / "p")
+    (package / "dialect.yaml").write_text(yaml.safe_dump(dialect_to_dict(load_rules("png"))))
+    (package / "sample.csv").write_text("file\n" + "".join(f"{name}.png\n" for name in SIZES))
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "p1.png").touch()
+    known = {"images": home / "test", "out": tmp_path / "masks", "overwrite": True}
+    assert "4 images" in begun(package, tmp_path / "work", **known)  # what it would have written itself
+    (tmp_path / "masks" / "thesis.docx").touch()
+    with pytest.raises(OutputError, match=r"masks: holds thesis.docx, which is no file of this dialect and would be"):
+        begun(package, tmp_path / "work", **known)
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["p1.png", "thesis.docx"]
+
+
 @pytest.mark.parametrize("dialect", ["kaggle", "png"])
 def test_images_of_nothing_but_background_and_void_are_written_as_what_they_are(home, tmp_path, dialect):
     package = replace(Package.open(home / "package"), rules=load_rules(dialect))
@@ -673,6 +687,33 @@ def test_a_python_that_is_too_old_or_lacks_a_wheel_is_told_what_to_pack(home, tm
     text = str(caught.value)
     assert text.startswith("this Python lacks no-such-package-of-ours>=3, and the wheels of the package (visionapps-")
     assert "pack again with --wheels --has have.txt" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "lacking"),
+    [
+        ({"files": None, "requirements": None}, "files, requirements"),
+        ({"python": ["3", "11"]}, "python"),
+        ({"python": [3]}, "python"),
+        ({"files": {"run.py": "digest"}}, "files"),
+        ({"files": {"run.py": {"bytes": 1}}}, "files"),
+        ({"requirements": ["numpy", 2]}, "requirements"),
+        ({"sample": 7, "seconds": "long", "memory": True}, "sample, seconds, memory"),
+    ],
+)
+def test_a_manifest_that_was_edited_is_told_by_its_keys(home, tmp_path, change, lacking):
+    manifest = json.loads((home / "package" / "visionapps_package.json").read_text())
+    edited = {name: value for name, value in {**manifest, **change}.items() if value is not None}
+    (tmp_path / "visionapps_package.json").write_text(json.dumps(edited))
+    message = f"visionapps_package.json lacks {lacking}, or holds something else there; copy the whole package again"
+    with pytest.raises(pack_script.PackageError, match=re.escape(message)):
+        pack_script.read_manifest(tmp_path)
+
+
+def test_a_manifest_that_is_no_manifest_is_told(tmp_path):
+    (tmp_path / "visionapps_package.json").write_text("[1]")
+    with pytest.raises(pack_script.PackageError, match=r"a package of format None, but run.py reads 1"):
+        pack_script.read_manifest(tmp_path)
 
 
 def test_durations_are_for_people():

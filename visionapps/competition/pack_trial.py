@@ -20,7 +20,7 @@ from visionapps.files import output_error
 from visionapps.inference.archives import archive_form
 from visionapps.inference.dialects import Dialect, Size
 from visionapps.inference.file_dialects import FileDialect
-from visionapps.inference.file_submission import verify_files, write_files
+from visionapps.inference.file_submission import refuse_foreign, verify_files, write_files
 from visionapps.inference.submission import NamedMask, Report, read_masks, verify, write_submission
 from visionapps.inference.survey import Sheet
 
@@ -125,10 +125,12 @@ def require_writable(path: Path, rules: Rules) -> None:
 
     Raises:
         ConfigError: its suffix is not one of the dialect's.
-        OutputError: a folder stands there, or the disk refuses it.
+        OutputError: a folder stands there that may not be replaced, or the disk refuses it.
     """
-    archive = isinstance(rules, FileDialect) and archive_form(path) != "folder"
-    if path.is_dir() and (archive or isinstance(rules, Dialect)):
+    if isinstance(rules, FileDialect) and archive_form(path) == "folder":
+        if path.is_dir():
+            refuse_foreign(path, rules)
+    elif path.is_dir():
         raise OutputError(f"{path}: is a folder, but the result is a file; give a file name inside it")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

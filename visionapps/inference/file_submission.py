@@ -26,7 +26,7 @@ from visionapps.inference.submission import match_images
 from visionapps.inference.submission_check import NamedMask, Report, some
 from visionapps.inference.void_masks import VoidCheck
 
-__all__ = ["match_sample_files", "read_sample_files", "verify_files", "write_files"]
+__all__ = ["match_sample_files", "read_sample_files", "refuse_foreign", "verify_files", "write_files"]
 
 
 def write_files(
@@ -60,7 +60,7 @@ def write_files(
     form = archive_form(path)
     refuse_sources(path, [sample])
     if overwrite and form == "folder" and path.is_dir():
-        _refuse_foreign(path, dialect)
+        refuse_foreign(path, dialect)
     wanted = None if sample is None else read_sample_files(sample, dialect, classes=classes)
     known = {} if dialect.resize else {**(wanted.sizes if wanted else {}), **(sizes or {})}
     tally = _Tally(dialect, dialect.written(classes), classes, known)
@@ -89,7 +89,7 @@ def write_files(
     )
 
 
-def _refuse_foreign(folder: Path, dialect: FileDialect) -> None:
+def refuse_foreign(folder: Path, dialect: FileDialect) -> None:
     """Raise OutputError if a folder that is to be replaced holds anything that this dialect would not have written."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
