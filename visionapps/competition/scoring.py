@@ -126,7 +126,7 @@ def score_submission(
         ConfigError: the metric cannot work, or needs the size of the masks, which nobody tells.
     """
     if truth.is_dir() and usage != USAGE:
-        raise DataError(f"{truth}: has no column {usage!r}; it is a folder: give a solution file that divides its images")
+        raise DataError(f"{truth}: has no column {usage!r}; it is a folder, so give a solution file that has it")
     true = read_folder(truth, dialect, classes=classes) if truth.is_dir() else read_rows(truth, dialect, usage=usage)
     predicted = read_rows(submission, dialect, sizes=true.sizes)
     same_order = match_rows(predicted, true, dialect)
