@@ -29,7 +29,7 @@ from PIL import Image
 from visionapps.cli.main import main
 from visionapps.competition import pack_script
 from visionapps.competition.budget import Costs, Quality
-from visionapps.competition.pack import Package, dialect_to_dict, duration
+from visionapps.competition.pack import Package, check_labels, dialect_to_dict, duration
 from visionapps.competition.pack_drawing import REPORT, Wishes, draw_package
 from visionapps.competition.pack_images import find_images, find_sample
 from visionapps.competition.pack_trial import try_package, write_verified
@@ -623,12 +623,17 @@ def test_rules_of_a_single_bundle_are_packed_and_those_of_members_are_not(home, 
     assert Package.open(tmp_path / "both").postprocess is None
 
 
+def test_classes_that_the_models_lack_are_told(caplog):
+    check_labels(load_rules("hrud"), LABELS)
+    assert "writes label 3, but the models have 3 classes, 0 to 2 (ground, road, tree); rows of 22" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
         (["--out", "package"], OutputError, "package: exists already"),
         (["nothing", "--weights", "1,1,1"], WeightsError, "nothing: no such bundle"),
-        (["--dialect", "hrud"], ConfigError, "dialect: writes label 3, but the models have 3 classes, 0 to 2"),
+        (["--dialect", "far.yaml"], ConfigError, "dialect: writes label 7, but the models have 3 classes, 0 to 2"),
         (["--sample", "absent.csv"], VisionAppsError, "absent.csv"),
         (["--sample", "other.csv"], ConfigError, "header 'a,b', but the dialect writes 'id,rle'"),
         (["--weights", "1,2,3"], ConfigError, "3 numbers for 2 bundles"),
@@ -642,6 +647,7 @@ def test_rules_of_a_single_bundle_are_packed_and_those_of_members_are_not(home, 
 def test_what_cannot_be_packed_is_refused_and_leaves_nothing(home, tmp_path, monkeypatch, change, error, message):
     monkeypatch.chdir(home)
     (home / "other.csv").write_text("a,b\nx,\n")
+    (home / "far.yaml").write_text(yaml.safe_dump(dialect_to_dict(replace(load_rules("hrud"), labels=(7, 8)))))
     out = [] if change[0] == "--out" else ["--out", str(tmp_path / "p")]
     line = words(home)
     bundle = [] if change[0].startswith("--") else change[:1]

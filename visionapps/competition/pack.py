@@ -1,6 +1,7 @@
 """What a package for a notebook without internet consists of; pack_making writes one, pack_drawing draws with it."""
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from visionapps.structures import LabelSpace
 SCRIPT, NOTEBOOK, README, SPEC, DIALECT = "run.py", "submit.ipynb", "README.md", "ensemble.yaml", "dialect.yaml"
 BUNDLES, WHEELS = "bundles", "wheels"
 SECONDS, MEMORY = 32400.0, 13.0  # nine hours, and what a notebook of Kaggle has beside a GPU (GiB)
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,19 @@ def dialect_to_dict(rules: Rules) -> dict[str, Any]:
 
 
 def check_labels(rules: Rules, labels: LabelSpace) -> None:
-    """Raise ConfigError where a dialect writes a label that the models do not have."""
+    """Raise ConfigError where a dialect writes no label that the models have, and warn where they lack some."""
     classes = len(labels)
-    strange = [label for label in rules.written(classes) if label >= classes]
-    if strange:
-        raise ConfigError(
-            f"dialect: writes label {strange[0]}, but the models have {classes} classes, 0 to {classes - 1} "
-            f"({', '.join(labels.names[:4])}{', ...' if classes > 4 else ''}); mend labels in the dialect, or pack "
-            "the models of this competition"
-        )
+    written = rules.written(classes)
+    strange = [label for label in written if label >= classes]
+    if not strange:
+        return
+    text = (
+        f"dialect: writes label {strange[0]}, but the models have {classes} classes, 0 to {classes - 1} "
+        f"({', '.join(labels.names[:4])}{', ...' if classes > 4 else ''})"
+    )
+    if len(strange) == len(written):
+        raise ConfigError(f"{text}; mend labels in the dialect, or pack the models of this competition")
+    log.warning("%s; rows of %s labels stay empty", text, len(strange))
 
 
 def duration(seconds: float) -> str:

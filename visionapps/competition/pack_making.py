@@ -95,7 +95,7 @@ def make_package(contents: Contents, out: Path, *, target: Target | None = None)
         OutputError: the folder exists, or the disk refuses it.
         WeightsError: a bundle is missing or damaged, or members do not fit together.
         DataError: the sample cannot be read, or asks for other images than there are.
-        ConfigError: the dialect writes labels that the models do not have; rules are not for their classes.
+        ConfigError: the dialect writes no label that the models have; rules are not for their classes.
     """
     with whole_output(out) as folder:
         folder.mkdir()
