@@ -5,18 +5,16 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tiny_bundles import COLORS, tiny
 
 from visionapps.competition.budget import LATEST, PLANNED, Costs, Guard, Limits, Load, Pass, Quality, Task, fit
 from visionapps.competition.budget_measure import middle_tile, spread, try_passes
 from visionapps.errors import ConfigError, DataError
-from visionapps.inference.bundle import Bundle
 from visionapps.inference.network import Network
 from visionapps.inference.plan import plan
 from visionapps.inference.sources import ArraySource
-from visionapps.models import unet
 from visionapps.structures import LabelSpace
 
 VIEWS = {"none": 1, "flips": 4, "d4": 8}
@@ -228,20 +226,11 @@ def test_the_largest_the_median_and_the_smallest_are_tried():
     assert spread([8]) == (0,)
 
 
-LABELS = LabelSpace(("ground", "road", "tree"), ((200, 0, 0), (0, 100, 0), (0, 0, 50)))
-
-
-def tiny(seed: int) -> Bundle:
-    torch.manual_seed(seed)
-    model = unet("resnet10t", 3, channels=(8, 8, 8, 8, 8)).eval()
-    with torch.no_grad():  # a random head says nothing: members shall disagree
-        for parameter in model.decoder.parameters():
-            parameter.mul_(3)
-    return Bundle(model, LABELS, 64)
+LABELS = LabelSpace(("ground", "road", "tree"), COLORS)
 
 
 def test_what_the_trial_says_of_any_quality_is_what_a_network_of_it_says():
-    bundles = {0: tiny(1), 1: tiny(2)}
+    bundles = {0: tiny(LABELS, 1), 1: tiny(LABELS, 2)}
     full = Quality((0, 1), "flips", (0.5, 1.0))
     tile = np.random.default_rng(0).integers(0, 256, (3, 32, 64), dtype=np.uint8)
     trial = try_passes(bundles, (1.0, 3.0), full, [tile], device="cpu", precision="fp32", most=2)
@@ -267,7 +256,7 @@ def test_what_the_trial_says_of_any_quality_is_what_a_network_of_it_says():
 
 
 def test_the_tile_in_the_middle_has_the_size_of_the_plan_and_neutral_values_beyond_the_image():
-    bundle = tiny(1)
+    bundle = tiny(LABELS, 1)
     image = np.arange(3 * 40 * 100, dtype=np.uint8).reshape(3, 40, 100)
     layout = plan((40, 100), tile=64, overlap=0)
     tile = middle_tile(ArraySource(image, name="x"), layout, bundle)

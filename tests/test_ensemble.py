@@ -10,33 +10,24 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from tiny_bundles import COLORS, tiny
 
 from visionapps.cli.main import main
 from visionapps.competition.ensemble import EnsembleSpec, Member, is_spec
 from visionapps.errors import ConfigError, WeightsError
-from visionapps.inference.bundle import Bundle, load
-from visionapps.models import unet
+from visionapps.inference.bundle import load
 from visionapps.structures import LabelSpace
 
 FIXED = ["--device", "cpu", "--precision", "fp32"]
-LABELS = LabelSpace(("roof", "road", "tree"), ((200, 0, 0), (0, 100, 0), (0, 0, 50)))
-
-
-def tiny(seed: int) -> Bundle:
-    torch.manual_seed(seed)
-    model = unet("resnet10t", 3, channels=(8, 8, 8, 8, 8)).eval()
-    with torch.no_grad():  # a random head says nothing: members shall disagree
-        for parameter in model.decoder.parameters():
-            parameter.mul_(3)
-    return Bundle(model, LABELS, 64)
+LABELS = LabelSpace(("roof", "road", "tree"), COLORS)
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two bundles, a and b, photos, and masks of them."""
     folder = tmp_path_factory.mktemp("ensemble")
-    tiny(1).save(folder / "a")
-    tiny(2).save(folder / "b")
+    tiny(LABELS, 1).save(folder / "a")
+    tiny(LABELS, 2).save(folder / "b")
     rng = np.random.default_rng(0)
     for name in ("photos", "masks"):
         (folder / name).mkdir()

@@ -20,11 +20,11 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
-import torch
 import yaml
 from forked import call_each
 from packaging.version import Version
 from PIL import Image
+from tiny_bundles import COLORS, tiny
 
 from visionapps.cli.main import main
 from visionapps.competition import pack_script
@@ -35,25 +35,14 @@ from visionapps.competition.pack_images import find_images, find_sample
 from visionapps.competition.pack_trial import try_package, write_verified
 from visionapps.competition.pack_wheels import Target, fetch, project_wheel, read_installed
 from visionapps.errors import ConfigError, DataError, OutputError, VisionAppsError, WeightsError
-from visionapps.inference.bundle import Bundle
 from visionapps.inference.dialects import BUILT_IN, Dialect, load_dialect
 from visionapps.inference.file_dialects import FileDialect, load_rules
-from visionapps.models import unet
 from visionapps.structures import LabelSpace
 
 _TESTS = Path(__file__).resolve().parent
-LABELS = LabelSpace(("ground", "road", "tree"), ((200, 0, 0), (0, 100, 0), (0, 0, 50)))
+LABELS = LabelSpace(("ground", "road", "tree"), COLORS)
 SIZES = {"p1": (32, 64), "p2": (64, 32), "p3": (64, 64), "p4": (32, 32)}  # (H, W)
 HEAD = "order: row\nheader: [id, rle]\nrow_id: '{id}_{class}'\nlabels: [1, 2]\n"
-
-
-def tiny(seed: int) -> Bundle:
-    torch.manual_seed(seed)
-    model = unet("resnet10t", 3, channels=(8, 8, 8, 8, 8)).eval()
-    with torch.no_grad():  # a random head says nothing: members shall disagree
-        for parameter in model.decoder.parameters():
-            parameter.mul_(3)
-    return Bundle(model, LABELS, 64)
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +50,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two bundles, test images, rules, a dialect, the sample submission, and a package of all."""
     folder = tmp_path_factory.mktemp("pack")
     for name, seed in {"a": 1, "b": 2}.items():
-        tiny(seed).save(folder / name)
+        tiny(LABELS, seed).save(folder / name)
     rng = np.random.default_rng(0)
     (folder / "test").mkdir()
     for name, (height, width) in SIZES.items():
@@ -610,7 +599,8 @@ def test_a_dialect_survives_its_file(rules, tmp_path):
 
 def test_rules_of_a_single_bundle_are_packed_and_those_of_members_are_not(home, tmp_path, caplog):
     ruled = replace(
-        tiny(1), postprocess={"resolve": "argmax", "rules": {"road": {"min_area": 200}, "tree": {"min_area": 200}}}
+        tiny(LABELS, 1),
+        postprocess={"resolve": "argmax", "rules": {"road": {"min_area": 200}, "tree": {"min_area": 200}}},
     )
     ruled.save(tmp_path / "ruled")
     alone = tmp_path / "alone"

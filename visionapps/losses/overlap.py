@@ -33,8 +33,7 @@ class Dice(nn.Module):
         self, average: Literal["present", "all"] = "present", *, smooth: float = 1.0, ignore: int = 255
     ) -> None:
         super().__init__()
-        if average not in ("present", "all"):
-            raise ConfigError(f"Dice loss: average is {average!r}; choose 'present' or 'all'")
+        _require_average("Dice", average)
         if smooth <= 0:
             raise ConfigError(f"Dice loss: smooth is {smooth}; choose a positive number of pixels, such as 1")
         self.average = average
@@ -90,8 +89,7 @@ class Lovasz(nn.Module):
         self, average: Literal["present", "all"] = "present", *, per_image: bool = False, ignore: int = 255
     ) -> None:
         super().__init__()
-        if average not in ("present", "all"):
-            raise ConfigError(f"Lovasz loss: average is {average!r}; choose 'present' or 'all'")
+        _require_average("Lovasz", average)
         self.average = average
         self.per_image = per_image
         self.ignore = ignore
@@ -138,3 +136,8 @@ def _jaccard_steps(errors: Tensor, own: Tensor) -> Tensor:
     steps = torch.where(ours, 1 / union.float(), joins)
     steps[0] = torch.where(size == 0, 1.0, steps[0])  # any error in a class without pixels costs all of it
     return torch.empty_like(errors).scatter_(0, order, steps)
+
+
+def _require_average(kind: str, average: str) -> None:
+    if average not in ("present", "all"):
+        raise ConfigError(f"{kind} loss: average is {average!r}; choose 'present' or 'all'")
